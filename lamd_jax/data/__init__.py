@@ -1,0 +1,1 @@
+"""Where videos come from: NumPy and grain, no JAX."""

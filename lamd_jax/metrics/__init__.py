@@ -1,0 +1,1 @@
+"""Measures of videos: arrays in, numbers out."""

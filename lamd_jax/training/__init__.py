@@ -1,0 +1,1 @@
+"""What any training loop needs; knows no system."""

@@ -1,0 +1,28 @@
+"""Array types, and the axis names every shape in this library is written in.
+
+  b  batch      f  frames     h  height     w  width     c  channels
+  n  tokens     d  features   *  any leading axes
+
+Video is `b f h w c`, channels last. Inside networks pixels are float32 in
+[-1, 1]; on disk and in the data pipeline they are uint8. The letter `t` is never
+an axis: it is diffusion time, in [0, 1], 0 at data and 1 at noise.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from jaxtyping import Array, Float, Key
+
+Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""]]
+PRNGKey = Key[Array, ""]
+Params = Any  # A nested dict of arrays.
+LossFn = Callable[..., tuple[Float[Array, ""], Metrics]]
+
+
+class UserError(ValueError):
+  """A mistake in what was given, not in the program.
+
+  The message is one line: what was given, what was expected, what to do. The
+  command line prints it without a traceback.
+  """

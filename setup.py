@@ -1,0 +1,51 @@
+"""Package metadata: `pip install -e .`, with extras for tests and development."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+  r'__version__ = "(.+)"', (HERE / "lamd_jax" / "__init__.py").read_text()
+)
+assert VERSION, "lamd_jax/__init__.py does not state its version"
+
+TEST = ["beartype>=0.20", "nbclient>=0.10", "ipykernel>=6", "pytest>=8"]
+DEV = [*TEST, "basedpyright>=1.20", "nbstripout>=0.7", "pre-commit>=3", "ruff>=0.9"]
+
+setup(
+  name="lamd-jax",
+  version=VERSION[1],
+  description="Video diffusion models in JAX: train, sample and measure",
+  long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  packages=find_packages(include=["lamd_jax", "lamd_jax.*"]),
+  python_requires=">=3.11",
+  install_requires=[
+    "absl-py>=2",
+    "av>=13",
+    "chex>=0.1.88",
+    "einops>=0.8",
+    "flax>=0.12",
+    "grain>=0.2.13",
+    "jax>=0.10,<0.13",
+    "jaxtyping>=0.3",
+    "matplotlib>=3.9",
+    "ml-collections>=1.0",
+    "numpy>=2",
+    "optax>=0.2.5",
+    "orbax-checkpoint>=0.11.30",
+    "pillow>=11",
+    "tensorboardX>=2.6",
+    "tensorflow-datasets>=4.9.8",  # Its reading path without TensorFlow.
+    "tqdm>=4.66",
+  ],
+  extras_require={
+    "test": TEST,
+    "dev": DEV,
+    "cuda": ["jax[cuda13]>=0.10,<0.13"],
+    "tpu": ["jax[tpu]>=0.10,<0.13"],
+  },
+)
