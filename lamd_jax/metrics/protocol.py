@@ -1,0 +1,187 @@
+"""The figures of an image-to-video model, what each means, and how it was taken.
+
+A number without its protocol is not printed: `video_figures` returns the counts
+and sizes beside the figures, and `sentence` puts them into words.
+
+Frame 0 is given to the model, so it is left out wherever it would flatter: the
+reconstruction, the still baseline and the spread of samples are measured on
+frames 1 to L-1. That differs from spec sheets which include it (PSNR is then
+higher); the sentence says which.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+import math
+
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.metrics.image import psnr
+from lamd_jax.metrics.motion import motion_ratio, pairwise_psnr, still
+from lamd_jax.types import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+  """What a figure is, in words.
+
+  Attributes:
+    label: What to call it in a table.
+    unit: Unit, or "" for a ratio.
+    meaning: One sentence: what is measured, on what.
+    better: Which way is better, and what the ends mean.
+    low: The least value that is as it should be; None if any is.
+    high: The greatest such value; None if any is.
+  """
+
+  label: str
+  unit: str
+  meaning: str
+  better: str
+  low: float | None = None
+  high: float | None = None
+
+  def expected(self) -> str:
+    """The expected range in words, "" where there is none."""
+    unit = f" {self.unit}" if self.unit else ""
+    match self.low, self.high:
+      case None, None:
+        return ""
+      case low, None:
+        return f"at least {low:g}{unit}"
+      case None, high:
+        return f"below {high:g}{unit}"
+      case low, high:
+        return f"{low:g} to {high:g}{unit}"
+
+  def is_expected(self, value: float | int) -> bool | None:
+    """Whether a value lies in the expected range; None where there is none."""
+    if self.low is None and self.high is None:
+      return None
+    low = -math.inf if self.low is None else self.low
+    high = math.inf if self.high is None else self.high
+    return low <= value <= high
+
+
+FIGURES: Mapping[str, Figure] = {
+  "reconstruction_psnr": Figure(
+    "Reconstruction",
+    "dB",
+    "PSNR of real clips encoded to their first frame and one motion latent, and"
+    " decoded again: the ceiling for everything sampled.",
+    "Higher is better; 25 dB shows the motion with blurred detail, 30 dB is close.",
+  ),
+  "still_psnr": Figure(
+    "Still baseline",
+    "dB",
+    "PSNR of repeating the first frame, which needs no model: a property of the"
+    " clips alone.",
+    "Neither way; the lower it is, the more the clips move.",
+  ),
+  "reconstruction_gain_db": Figure(
+    "Gain over a still",
+    "dB",
+    "Reconstruction minus still baseline: what the motion latent is worth.",
+    "Higher is better; 0 means that the latent carries no motion.",
+    low=3.0,
+  ),
+  "reconstruction_motion_ratio": Figure(
+    "Motion, reconstructed",
+    "",
+    "Mean absolute difference of neighbouring frames, reconstructed over real.",
+    "1 is best; towards 0 motion is lost, above 1 it flickers.",
+    low=0.7,
+    high=1.3,
+  ),
+  "sample_motion_ratio": Figure(
+    "Motion, sampled",
+    "",
+    "Mean absolute difference of neighbouring frames, sampled over real.",
+    "1 is best; towards 0 samples stand still, above 1 they flicker.",
+    low=0.7,
+    high=1.3,
+  ),
+  "sample_pairwise_psnr": Figure(
+    "Likeness of samples",
+    "dB",
+    "PSNR between samples that share a first frame, over all pairs.",
+    "Lower is more varied; near 100 the samples are copies of each other.",
+    high=30.0,
+  ),
+  "sample_first_frame_psnr": Figure(
+    "First frame kept",
+    "dB",
+    "PSNR of frame 0 of each sample against the frame that was given.",
+    "Higher is better; below 28 dB the given picture visibly changes.",
+    low=28.0,
+  ),
+}
+
+
+def video_figures(
+  real: UInt8[np.ndarray, "n f h w c"],
+  reconstructed: UInt8[np.ndarray, "n f h w c"],
+  sampled: UInt8[np.ndarray, "n s f h w c"],
+) -> dict[str, float]:
+  """Measures reconstructions and samples of held-out clips.
+
+  Args:
+    real: Held-out clips, of at least two frames.
+    reconstructed: The same clips, encoded and decoded.
+    sampled: For each clip, s samples from its first frame.
+
+  Returns:
+    The figures of `FIGURES`, and the `protocol_*` numbers for `sentence`. A
+    figure that these clips do not define is left out: ratios where the real
+    clips stand still, the likeness of samples where there is one sample.
+
+  Raises:
+    UserError: There is no clip, no sample, or only one frame.
+  """
+  num_clips, num_frames, height, width, _ = real.shape
+  if not num_clips or not sampled.shape[1] or num_frames < 2:
+    raise UserError(
+      f"cannot measure {num_clips} clips of {num_frames} frames with"
+      f" {sampled.shape[1]} samples each: expected at least one clip, two frames"
+      " and one sample; see config.evaluate and config.data.num_frames"
+    )
+  later = np.s_[..., 1:, :, :, :]
+  first = np.s_[..., 0, :, :, :]
+  reconstruction = psnr(reconstructed[later], real[later])
+  baseline = psnr(still(real)[later], real[later])
+  figures = {
+    "reconstruction_psnr": reconstruction,
+    "still_psnr": baseline,
+    "reconstruction_gain_db": reconstruction - baseline,
+    "reconstruction_motion_ratio": motion_ratio(reconstructed, real),
+    "sample_motion_ratio": motion_ratio(sampled, real),
+    "sample_pairwise_psnr": pairwise_psnr(sampled[later]),
+    # n 1 h w c against n s h w c.
+    "sample_first_frame_psnr": psnr(real[first][:, None], sampled[first]),
+  }
+  return {name: x for name, x in figures.items() if math.isfinite(x)} | {
+    "protocol_clips": float(num_clips),
+    "protocol_samples_per_clip": float(sampled.shape[1]),
+    "protocol_frames": float(num_frames),
+    "protocol_height": float(height),
+    "protocol_width": float(width),
+  }
+
+
+def sentence(figures: Mapping[str, float | int]) -> str:
+  """How the figures were taken, in words; "" if they do not say."""
+  names = ("clips", "samples_per_clip", "frames", "height", "width")
+  if any(f"protocol_{name}" not in figures for name in names):
+    return ""
+  n, s, f, h, w = (f"{figures[f'protocol_{name}']:g}" for name in names)
+  return (
+    f"Measured on {_count(n, 'held-out clip')} of {f} frames at {h}x{w} pixels"
+    f" (height x width), {_count(s, 'sample')} from the first frame of each. PSNR is"
+    " taken per frame on 8-bit pixels (0 to 255) and averaged over frames, clips"
+    " and samples; all but the first-frame figure leave out frame 0, which the"
+    " model is given. Motion is compared over all frames."
+  )
+
+
+def _count(number: str, noun: str) -> str:
+  return f"{number} {noun}" if number == "1" else f"{number} {noun}s"

@@ -1,0 +1,76 @@
+"""Motion measures on patterns whose motion is known."""
+
+import math
+
+from absl.testing import absltest
+import numpy as np
+
+from lamd_jax.metrics import motion
+
+
+def moving_bar(num_frames=6, height=4, width=12, step=1, brightness=120):
+  """One bright column that moves `step` columns to the right in each frame."""
+  video = np.zeros((num_frames, height, width, 3), np.uint8)
+  for frame in range(num_frames):
+    video[frame, :, frame * step] = brightness
+  return video
+
+
+class MotionTest(absltest.TestCase):
+  def test_a_moving_bar_changes_two_columns_of_twelve(self):
+    self.assertAlmostEqual(motion.motion_amplitude(moving_bar()), 120 * 2 / 12)
+
+  def test_amplitude_agrees_with_differences_of_wide_integers(self):
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (2, 3, 5, 4, 7, 3), np.uint8)
+    expected = np.mean(np.abs(np.diff(video.astype(np.int64), axis=2)))
+    self.assertAlmostEqual(motion.motion_amplitude(video), expected, places=10)
+
+  def test_the_ends_of_two_clips_are_not_neighbours(self):
+    clips = np.stack([np.zeros((3, 4, 5, 1)), np.full((3, 4, 5, 1), 250)])
+    self.assertEqual(motion.motion_amplitude(clips.astype(np.uint8)), 0.0)
+
+  def test_half_as_bright_moves_half_as_much(self):
+    real = moving_bar(brightness=200)
+    self.assertAlmostEqual(motion.motion_ratio(real // 2, real), 0.5)
+    self.assertAlmostEqual(motion.motion_ratio(real, real), 1.0)
+    self.assertEqual(motion.motion_ratio(motion.still(real), real), 0.0)
+
+  def test_the_ratio_is_of_means_over_clips(self):
+    real = np.stack([moving_bar(brightness=200), moving_bar(brightness=100)])
+    video = np.stack([moving_bar(brightness=200), moving_bar(brightness=50)])
+    self.assertAlmostEqual(motion.motion_ratio(video, real), 250 / 300)
+
+  def test_still_real_clips_have_no_ratio(self):
+    real = np.full((3, 4, 5, 3), 7, np.uint8)
+    self.assertTrue(math.isnan(motion.motion_ratio(real, real)))
+
+  def test_pairwise_psnr_is_the_mean_over_pairs(self):
+    # Samples constant at 0, 51 and 102: pairs differ by 51, 51 and 102.
+    levels = np.array([0, 51, 102], np.uint8)[None, :, None, None, None, None]
+    samples = np.broadcast_to(levels, (2, 3, 4, 5, 6, 1))
+    expected = (2 * 20 * math.log10(5) + 20 * math.log10(2.5)) / 3
+    self.assertAlmostEqual(motion.pairwise_psnr(samples), expected)
+
+  def test_samples_of_different_clips_are_not_compared(self):
+    rng = np.random.default_rng(1)
+    clips = rng.integers(0, 256, (3, 1, 2, 4, 5, 3), np.uint8)
+    copies = np.repeat(clips, 2, axis=1)  # Different clips, each sampled twice.
+    self.assertEqual(motion.pairwise_psnr(copies), 100.0)
+
+  def test_one_sample_has_no_pairs(self):
+    self.assertTrue(
+      math.isnan(motion.pairwise_psnr(np.zeros((2, 1, 3, 4, 5, 1), np.uint8)))
+    )
+
+  def test_still_repeats_the_first_frame_of_each_clip(self):
+    clips = np.stack([moving_bar(), moving_bar(step=2)])
+    repeated = motion.still(clips)
+    self.assertEqual(repeated.shape, clips.shape)
+    for clip in range(2):
+      for frame in range(6):
+        np.testing.assert_array_equal(repeated[clip, frame], clips[clip, 0])
+
+
+if __name__ == "__main__":
+  absltest.main()
