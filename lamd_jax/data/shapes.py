@@ -1,0 +1,470 @@
+"""Moving shapes: procedural clips with a motion class and a caption, no files.
+
+Two to four coloured shapes move over a smooth textured background, each in its
+own way, the later ones in front of the earlier. Speed, direction, phase and the
+times of stopping are drawn at random and cannot be seen in one frame, so a still
+image does not determine the future.
+
+Lengths are fractions of the side and times are frames: a larger clip shows the
+same scene finer, a longer one goes on where the shorter one ends. A scene is a
+pure function of (seed, split, index), and every frame of the scene alone.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import threading
+
+from jaxtyping import Float, UInt8
+import numpy as np
+
+MOTIONS = ("glides", "orbits", "spins", "grows and shrinks", "stops and goes")
+"""What a shape does; the motion class of a clip is a position in this table."""
+
+SPLITS = ("train", "eval")
+FPS = 8.0
+"""At this rate, in frames per second, the motion is pleasant to watch."""
+
+_COLORS = {
+  "red": (222, 48, 44),
+  "orange": (245, 140, 30),
+  "yellow": (250, 218, 60),
+  "green": (70, 190, 80),
+  "blue": (50, 105, 230),
+  "purple": (155, 70, 205),
+  "pink": (245, 140, 195),
+  "cyan": (70, 210, 225),
+  "white": (242, 242, 242),
+}
+_BACKGROUNDS = {
+  "green": (52, 96, 66),
+  "blue": (48, 66, 112),
+  "purple": (84, 58, 104),
+  "brown": (112, 82, 58),
+  "grey": (116, 118, 122),
+  "red": (112, 50, 52),
+}
+
+_Plane = Float[np.ndarray, "f h w"]
+
+
+def _circle(u: _Plane, v: _Plane) -> _Plane:
+  return np.sqrt(u * u + v * v) - 0.5
+
+
+def _ring(u: _Plane, v: _Plane) -> _Plane:
+  return np.abs(np.sqrt(u * u + v * v) - 0.38) - 0.14
+
+
+def _square(u: _Plane, v: _Plane) -> _Plane:
+  return np.maximum(np.abs(u), np.abs(v)) - 0.45
+
+
+def _bar(u: _Plane, v: _Plane) -> _Plane:
+  return np.maximum(np.abs(u) - 0.6, np.abs(v) - 0.2)
+
+
+def _cross(u: _Plane, v: _Plane) -> _Plane:
+  u, v = np.abs(u), np.abs(v)
+  return np.maximum(np.maximum(u, v) - 0.53, np.minimum(u, v) - 0.18)
+
+
+def _triangle(u: _Plane, v: _Plane) -> _Plane:
+  slope = 0.8660254 * np.abs(u) - 0.5 * v
+  return np.maximum(v, slope) - 0.31
+
+
+def _star(u: _Plane, v: _Plane) -> _Plane:
+  """Five points: folded into one tenth of the star, where its edge is a line."""
+  outer, inner = 0.62, 0.27
+  u, v = np.abs(u), -v
+  for side in (1.0, -1.0):  # The mirrors at 36 degrees to either side.
+    normal_u, normal_v = side * 0.80901699, -0.58778525
+    over = 2.0 * np.maximum(normal_u * u + normal_v * v, 0.0)
+    u, v = u - over * normal_u, v - over * normal_v
+  u = np.abs(u)
+  # From the tip (0, outer) to the notch between two points.
+  edge_u, edge_v = inner * 0.58778525, inner * 0.80901699 - outer
+  length = np.hypot(edge_u, edge_v)
+  return ((outer - v) * edge_u + u * edge_v) * (-1.0 / length)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Form:
+  """A kind of shape, of diameter about 1.
+
+  Attributes:
+    distance_fn: Signed distance from its edge, negative inside.
+    extent: Radius of the circle around it.
+    is_round: Whether a turn cannot be seen.
+  """
+
+  distance_fn: Callable[[_Plane, _Plane], _Plane]
+  extent: float
+  is_round: bool = False
+
+
+_FORMS = {
+  "circle": _Form(_circle, 0.5, is_round=True),
+  "ring": _Form(_ring, 0.52, is_round=True),
+  "square": _Form(_square, 0.64),
+  "bar": _Form(_bar, 0.63),
+  "cross": _Form(_cross, 0.56),
+  "triangle": _Form(_triangle, 0.62),
+  "star": _Form(_star, 0.62),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Shape:
+  """One shape and how it moves; lengths in sides, times in frames, angles in radians.
+
+  Attributes:
+    form: A key of the table of forms.
+    color_name: What the caption calls its colour.
+    color: Red, green, blue in [0, 255].
+    size: Diameter; the mean one where it grows and shrinks.
+    motion: Position in MOTIONS.
+    home: Where it is in frame 0; for an orbit, the centre of the orbit.
+    heading: Direction of a glide, or the angle on the orbit in frame 0.
+    speed: Way per frame while it moves, signed for an orbit.
+    radius: Radius of the orbit.
+    angle: Orientation in frame 0.
+    turn: Rotation per frame of a spin, signed.
+    growth: Amplitude of growing, relative to the size.
+    period: Frames of one growing and shrinking, or of one stop and go.
+    phase: Frames already gone of the first period.
+    moving: Frames of a stop-and-go period in which the shape moves.
+  """
+
+  form: str
+  color_name: str
+  color: tuple[float, float, float]
+  size: float
+  motion: int
+  home: tuple[float, float]
+  heading: float = 0.0
+  speed: float = 0.0
+  radius: float = 0.0
+  angle: float = 0.0
+  turn: float = 0.0
+  growth: float = 0.0
+  period: float = 1.0
+  phase: float = 0.0
+  moving: float = 0.0
+
+  @property
+  def extent(self) -> float:
+    """Radius of the circle around the shape at its largest."""
+    return self.size * (1.0 + self.growth) * _FORMS[self.form].extent
+
+  def centers(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, "f 2"]:
+    """The way across (x, to the right) and down (y) of the centre."""
+    home = np.asarray(self.home)
+    match MOTIONS[self.motion]:
+      case "orbits":
+        angles = self.heading + frames * (self.speed / self.radius)
+        return home + self.radius * np.stack([np.cos(angles), np.sin(angles)], -1)
+      case "glides":
+        way = self.speed * frames
+      case "stops and goes":
+        way = self.speed * (self._gone(frames) - self._gone(np.zeros(1)))
+      case _:
+        return np.repeat(home[None], len(frames), axis=0)
+    direction = np.array([np.cos(self.heading), np.sin(self.heading)])
+    return _bounce(home + way[:, None] * direction, self.extent)
+
+  def _gone(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
+    """Frames spent moving, of stop and go."""
+    periods, rest = np.divmod(frames + self.phase, self.period)
+    return periods * self.moving + np.minimum(rest, self.moving)
+
+  def angles(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
+    """Orientation."""
+    return self.angle + self.turn * frames
+
+  def sizes(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
+    """Diameter."""
+    turns = (frames + self.phase) / self.period
+    return self.size * (1.0 + self.growth * np.sin(2.0 * np.pi * turns))
+
+  def coverage(
+    self, frames: Float[np.ndarray, " f"], resolution: int
+  ) -> Float[np.ndarray, "f h w"]:
+    """Which part of each pixel the shape covers, in [0, 1]."""
+    column = (slice(None), None, None)
+    centers = self.centers(frames).astype(np.float32)
+    sizes = self.sizes(frames).astype(np.float32)[column]
+    angles = self.angles(frames)
+    cos = np.cos(angles).astype(np.float32)[column]
+    sin = np.sin(angles).astype(np.float32)[column]
+    grid = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
+    x = (grid[None, None, :] - centers[:, 0][column]) / sizes  # f 1 w
+    y = (grid[None, :, None] - centers[:, 1][column]) / sizes  # f h 1
+    distance = _FORMS[self.form].distance_fn(cos * x + sin * y, cos * y - sin * x)
+    # A straight edge at d pixels from a pixel's centre covers about 1/2 - d of it.
+    distance *= sizes * -float(resolution)
+    distance += 0.5
+    return np.clip(distance, 0.0, 1.0, out=distance)
+
+
+def _bounce(
+  positions: Float[np.ndarray, "f 2"], margin: float
+) -> Float[np.ndarray, "f 2"]:
+  """Folds an unbounded way into the walls at `margin` and 1 - `margin`."""
+  room = 1.0 - 2.0 * margin
+  folded = np.mod(positions - margin, 2.0 * room)
+  return margin + np.minimum(folded, 2.0 * room - folded)
+
+
+@dataclasses.dataclass(frozen=True)
+class Scene:
+  """A clip before it is drawn.
+
+  Attributes:
+    shapes: From the back to the front.
+    background_name: What the caption calls the background's colour.
+    background: Red, green, blue in [0, 255].
+    waves: A row for each wave of the texture: cycles across, cycles down, phase
+      in radians, and the amplitude in red, green and blue.
+  """
+
+  shapes: tuple[Shape, ...]
+  background_name: str
+  background: tuple[float, float, float]
+  waves: Float[np.ndarray, "k 6"]
+
+  @property
+  def motion_class(self) -> int:
+    """Motion of the front shape, which is the largest; a position in MOTIONS."""
+    return self.shapes[-1].motion
+
+  @property
+  def caption(self) -> str:
+    """What happens, from the front shape to the one furthest back."""
+    parts = [_describe(shape) for shape in reversed(self.shapes)]
+    rest = ", ".join(parts[1:-1])
+    rest = f"{rest} and {parts[-1]}" if rest else parts[-1]
+    article = _article(self.background_name)
+    return f"{parts[0]} while {rest} on {article} {self.background_name} background"
+
+  def render(
+    self, num_frames: int, resolution: int, start: int = 0, stride: int = 1
+  ) -> UInt8[np.ndarray, "f h w 3"]:
+    """Draws the frames start, start + stride, ..."""
+    video = np.empty((num_frames, resolution, resolution, 3), np.uint8)
+    texture = self._texture(resolution)
+    # A few frames at a time, so that the planes stay in the processor's cache.
+    step = max(1, 2**15 // resolution**2)
+    for first in range(0, num_frames, step):
+      count = min(step, num_frames - first)
+      frames = start + stride * np.arange(first, first + count, dtype=np.float64)
+      canvas = np.repeat(texture[:, None], count, axis=1)  # c f h w
+      for shape in self.shapes:
+        coverage = shape.coverage(frames, resolution)
+        for plane, value in zip(canvas, shape.color, strict=True):
+          plane += coverage * (np.float32(value) - plane)
+      # The texture keeps a distance from 0 and 255, so nothing overflows.
+      canvas += 0.5
+      video[first : first + count] = canvas.astype(np.uint8).transpose(1, 2, 3, 0)
+    return video
+
+  def _texture(self, resolution: int) -> Float[np.ndarray, "3 h w"]:
+    grid = 2.0 * np.pi * (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
+    texture = np.empty((3, resolution, resolution), np.float32)
+    texture[:] = np.asarray(self.background)[:, None, None]
+    for across, down, phase, *amplitudes in self.waves.astype(np.float32):
+      wave = np.cos(across * grid[None, :] + down * grid[:, None] + phase)
+      texture += np.asarray(amplitudes)[:, None, None] * wave
+    return texture
+
+
+def _article(word: str) -> str:
+  return "an" if word[0] in "aeiou" else "a"
+
+
+def _describe(shape: Shape) -> str:
+  size = "small " if shape.size < 0.26 else "large " if shape.size > 0.34 else ""
+  name = f"{size}{shape.color_name} {shape.form}"
+  return f"{_article(name)} {name} {MOTIONS[shape.motion]}"
+
+
+def make_scene(seed: int, split: str, index: int) -> Scene:
+  """Scene number `index` of a split, "train" or "eval"; splits share no scene."""
+  sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
+  rng = np.random.Generator(np.random.PCG64(sequence))
+
+  names = list(_BACKGROUNDS)
+  background_name = names[rng.integers(len(names))]
+  background = np.asarray(_BACKGROUNDS[background_name]) + rng.uniform(-8, 8, 3)
+  waves = np.concatenate(
+    [
+      rng.uniform(-1.8, 1.8, (4, 2)),
+      rng.uniform(0.0, 2.0 * np.pi, (4, 1)),
+      # Mostly light and dark, a little colour; never more than 38 together.
+      rng.uniform(3.0, 7.0, (4, 1)) + rng.uniform(-2.5, 2.5, (4, 3)),
+    ],
+    axis=1,
+  )
+
+  colors = [name for name in _COLORS if name != background_name]
+  num_shapes = int(rng.integers(2, 5))
+  color_names = rng.permutation(colors)[:num_shapes]
+  sizes = np.sort(rng.uniform(0.2, 0.4, num_shapes))  # The front one is the largest.
+  front: list[Shape] = []
+  for color_name, size in zip(color_names, sizes[::-1], strict=True):
+    front.append(_place(rng, str(color_name), float(size), front))
+  return Scene(tuple(front[::-1]), background_name, tuple(background.tolist()), waves)
+
+
+def _place(
+  rng: np.random.Generator, color_name: str, size: float, front: list[Shape]
+) -> Shape:
+  """Draws a shape that the ones in front of it do not hide in frame 0."""
+  best, best_gap = None, -np.inf
+  for _ in range(12):
+    shape = _draw(rng, color_name, size)
+    center = shape.centers(np.zeros(1))[0]
+    gaps = [
+      np.hypot(*(center - other.centers(np.zeros(1))[0])) - other.extent
+      for other in front
+    ]
+    gap = min(gaps, default=np.inf)
+    if gap > best_gap:
+      best, best_gap = shape, gap
+    if gap > 0.0:  # Its centre shows.
+      break
+  assert best is not None
+  return best
+
+
+def _draw(rng: np.random.Generator, color_name: str, size: float) -> Shape:
+  """Draws a shape without looking at the others."""
+  motion = int(rng.integers(len(MOTIONS)))
+  verb = MOTIONS[motion]
+  forms = [f for f, form in _FORMS.items() if not (verb == "spins" and form.is_round)]
+  form = forms[rng.integers(len(forms))]
+  sign = float(rng.choice((-1.0, 1.0)))
+  jitter = rng.uniform(-8, 8, 3)
+  color = np.clip(np.asarray(_COLORS[color_name]) + jitter, 0.0, 250.0)
+  values: dict[str, float] = dict(angle=rng.uniform(0.0, 2.0 * np.pi))
+  match verb:
+    case "glides":
+      values |= dict(
+        heading=rng.uniform(0.0, 2.0 * np.pi), speed=rng.uniform(0.02, 0.045)
+      )
+    case "orbits":
+      radius = min(rng.uniform(0.14, 0.24), 0.49 - size * _FORMS[form].extent)
+      values |= dict(
+        heading=rng.uniform(0.0, 2.0 * np.pi),
+        speed=sign * radius * rng.uniform(0.16, 0.24),  # A third of a turn or more.
+        radius=radius,
+      )
+    case "spins":
+      values |= dict(turn=sign * rng.uniform(0.14, 0.32))
+    case "grows and shrinks":
+      period = rng.uniform(9.0, 15.0)
+      growth = rng.uniform(0.3, 0.45)
+      values |= dict(period=period, phase=rng.uniform(0.0, period), growth=growth)
+    case "stops and goes":
+      moving, resting = rng.uniform(3.0, 5.0), rng.uniform(3.0, 5.0)
+      period = moving + resting
+      values |= dict(
+        heading=rng.uniform(0.0, 2.0 * np.pi),
+        speed=rng.uniform(0.045, 0.08),
+        moving=moving,
+        period=period,
+        phase=rng.uniform(0.0, period),
+      )
+  shape = Shape(
+    form=form,
+    color_name=color_name,
+    color=tuple(color.tolist()),
+    size=size,
+    motion=motion,
+    home=(0.5, 0.5),
+    **values,
+  )
+  margin = shape.extent + shape.radius
+  home = rng.uniform(margin, 1.0 - margin, 2)
+  return dataclasses.replace(shape, home=tuple(home.tolist()))
+
+
+class ShapesSource:
+  """A fixed number of moving-shapes clips, drawn when first asked for.
+
+  Attributes:
+    fps: Frames per second at which a clip is shown.
+    skipped: Always empty; no files, nothing to leave out.
+  """
+
+  def __init__(
+    self,
+    split: str,
+    *,
+    num_frames: int,
+    frame_stride: int = 1,
+    resolution: int = 32,
+    num_train: int = 4096,
+    num_eval: int = 256,
+    seed: int = 0,
+    cache_bytes: int = 2**29,
+  ):
+    """Draws nothing yet.
+
+    Args:
+      split: "train" or "eval".
+      num_frames: Frames of a window.
+      frame_stride: Frames of the clip from one frame of a window to the next; a
+        clip is as long as one window.
+      resolution: Height and width in pixels.
+      num_train: Clips of the training split.
+      num_eval: Clips of the held-out split.
+      seed: Chooses the scenes; not the order in which training visits them.
+      cache_bytes: Memory for clips already drawn, so that later epochs cost
+        nothing; clips beyond it are drawn again.
+    """
+    self.fps = FPS
+    self.skipped: list[str] = []
+    self._split, self._seed, self._resolution = split, seed, resolution
+    self._length = (num_frames - 1) * frame_stride + 1
+    self._count = {"train": num_train, "eval": num_eval}[split]
+    self._cache: dict[int, UInt8[np.ndarray, "f h w 3"]] = {}
+    self._room = cache_bytes
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    """Number of clips."""
+    return self._count
+
+  def num_frames(self, index: int) -> int:
+    """Frames of clip `index`."""
+    del index
+    return self._length
+
+  def scene(self, index: int) -> Scene:
+    """The scene of clip `index`."""
+    return make_scene(self._seed, self._split, index)
+
+  def read(
+    self, index: int, start: int, num_frames: int, stride: int
+  ) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames start, start + stride, ... of clip `index`."""
+    clip = self._cache.get(index)
+    if clip is None:
+      clip = self.scene(index).render(self._length, self._resolution)
+      with self._lock:
+        if self._room >= clip.nbytes and index not in self._cache:
+          self._cache[index] = clip
+          self._room -= clip.nbytes
+    window = clip[start : start + (num_frames - 1) * stride + 1 : stride]
+    if len(window) != num_frames or start < 0:
+      raise ValueError(
+        f"frames {start} to {start + (num_frames - 1) * stride} of a clip of "
+        f"{self._length}"
+      )
+    return window
+
+  def annotation(self, index: int) -> dict[str, int | str]:
+    """Motion class and caption of clip `index`."""
+    scene = self.scene(index)
+    return {"motion_class": scene.motion_class, "caption": scene.caption}

@@ -1,0 +1,85 @@
+"""The one interface behind which all videos are, and the table of sources.
+
+A source of one's own is a class with the members of `VideoSource` and a line in
+`SOURCES`; its further keyword arguments are the keys of `config.data`.
+"""
+
+from collections.abc import Callable, Mapping
+import difflib
+import inspect
+from typing import Any, Protocol, runtime_checkable
+
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.data import shapes
+from lamd_jax.types import UserError
+
+
+@runtime_checkable
+class VideoSource(Protocol):
+  """Videos that can be read at any place; safe to read from several threads.
+
+  Attributes:
+    fps: Frames per second of the stored videos, before any stride.
+    skipped: A line for everything left out, "name: reason"; it may grow while
+      videos are read.
+  """
+
+  fps: float
+  skipped: list[str]
+
+  def __len__(self) -> int:
+    """Number of videos."""
+    ...
+
+  def num_frames(self, index: int) -> int:
+    """Frames of video `index`."""
+    ...
+
+  def read(
+    self, index: int, start: int, num_frames: int, stride: int
+  ) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames start, start + stride, ..., square, at the resolution asked for."""
+    ...
+
+  def annotation(self, index: int) -> dict[str, int | str]:
+    """What is known of video `index`: "motion_class" and "caption", or nothing."""
+    ...
+
+
+SOURCES: dict[str, Callable[..., VideoSource]] = {
+  "shapes": shapes.ShapesSource,
+}
+
+
+def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
+  """Opens the source that a configuration names.
+
+  Args:
+    data: `name`, a key of SOURCES, and the keyword arguments of that source.
+    split: "train" or "eval"; the two share no video.
+
+  Returns:
+    The source.
+
+  Raises:
+    UserError: when a name or a value is impossible, or there is no video.
+  """
+  if split not in ("train", "eval"):
+    raise ValueError(f"unknown split: {split!r}")
+  values = dict(data)
+  name = values.pop("name", None)
+  if name not in SOURCES:
+    raise UserError(f"data.name is {name!r}; known: {', '.join(sorted(SOURCES))}")
+  known = [key for key in inspect.signature(SOURCES[name]).parameters if key != "split"]
+  for key in values:
+    if key not in known:
+      close = difflib.get_close_matches(key, known, n=1)
+      hint = f"did you mean data.{close[0]}?" if close else f"known: {', '.join(known)}"
+      raise UserError(f"data.{key} means nothing to data.name={name!r}; {hint}")
+  for key in ("num_frames", "frame_stride", "resolution", "num_train", "num_eval"):
+    value = values.get(key, 1)
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+      raise UserError(f"data.{key} is {value!r}; expected a whole number from 1 on")
+  return SOURCES[name](split, **values)
