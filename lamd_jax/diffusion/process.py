@@ -1,0 +1,105 @@
+"""The Gaussian diffusion process: noise added, and taken apart again.
+
+With clean data x and eps ~ N(0, I), the noised variable at time t is
+
+  x_t = alpha_t x + sigma_t eps,     alpha_t^2 + sigma_t^2 = 1.
+
+The process preserves variance, so a single number per example names the noise
+level: logsnr_t = log(alpha_t^2 / sigma_t^2), in nats. That number, and never t,
+is what the functions below take. The schedule alone knows about t.
+
+From x_t and the noise level, each of x, eps and v = alpha_t eps - sigma_t x
+determines the other two. A network predicts one of them, its parameterization;
+`convert` completes the `Prediction`.
+
+Sources: Kingma et al. 2021 (arXiv:2107.00630), section 3, for the log-SNR;
+Salimans & Ho 2022 (arXiv:2202.00512), section 4, for v.
+"""
+
+from collections.abc import Callable
+from typing import Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lamd_jax.types import PRNGKey, UserError
+
+Parameterization = Literal["x", "eps", "v"]
+
+
+class Prediction(NamedTuple):
+  """A prediction of the clean data in three equivalent forms, shaped like x_t."""
+
+  x: Float[Array, "b ..."]
+  eps: Float[Array, "b ..."]
+  v: Float[Array, "b ..."]
+
+
+# (x_t, logsnr) -> network output like x_t; parameters and conditions are bound.
+ModelFn = Callable[[Array, Array], Array]
+# The same, when the output has been read: what samplers and guidance work with.
+DenoiseFn = Callable[[Array, Array], Prediction]
+
+
+def alpha_sigma(
+  logsnr: Float[Array, " b"], ndim: int
+) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
+  """Returns alpha and sigma, each `b 1 ... 1` with `ndim` axes in all."""
+  logsnr = logsnr.reshape(-1, *(1,) * (ndim - 1))
+  return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
+
+
+def diffuse(
+  key: PRNGKey, x: Float[Array, " b *s"], logsnr: Float[Array, " b"]
+) -> tuple[Float[Array, " b *s"], Prediction]:
+  """Draws x_t given x; also returns what a perfect network would predict."""
+  alpha, sigma = alpha_sigma(logsnr, x.ndim)
+  eps = jax.random.normal(key, x.shape, x.dtype)
+  target = Prediction(x=x, eps=eps, v=alpha * eps - sigma * x)
+  return alpha * x + sigma * eps, target
+
+
+def convert(
+  output: Float[Array, " b *s"],
+  x_t: Float[Array, " b *s"],
+  logsnr: Float[Array, " b"],
+  parameterization: Parameterization,
+) -> Prediction:
+  """Reads a network output as x, eps or v and works out the other two.
+
+  Args:
+    output: What the network returned for x_t.
+    x_t: The noised variable.
+    logsnr: Its noise level, in nats.
+    parameterization: What the output means.
+
+  Returns:
+    The three forms. Each divides by alpha or sigma at most once: x from eps is
+    inaccurate where there is almost only noise, eps from x where there is none.
+  """
+  alpha, sigma = alpha_sigma(logsnr, x_t.ndim)
+  if parameterization == "x":
+    x, eps = output, (x_t - alpha * output) / sigma
+  elif parameterization == "eps":
+    x, eps = (x_t - sigma * output) / alpha, output
+  elif parameterization == "v":
+    x, eps = alpha * x_t - sigma * output, sigma * x_t + alpha * output
+    return Prediction(x=x, eps=eps, v=output)
+  else:
+    known = ", ".join(get_args(Parameterization))
+    raise UserError(f"unknown parameterization {parameterization!r}; known: {known}")
+  return Prediction(x=x, eps=eps, v=alpha * eps - sigma * x)
+
+
+def make_denoise_fn(model_fn: ModelFn, parameterization: Parameterization) -> DenoiseFn:
+  """Returns the denoise function of a network with everything else bound.
+
+  The output is read in float32, whatever the network computes in.
+  """
+
+  def denoise_fn(x_t, logsnr):
+    output = model_fn(x_t, logsnr).astype(jnp.float32)
+    return convert(output, x_t, logsnr, parameterization)
+
+  return denoise_fn

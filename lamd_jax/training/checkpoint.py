@@ -1,0 +1,195 @@
+"""Checkpoints: the training state and a few numbers, in a folder per step.
+
+Orbax writes a step into a folder with a temporary name and renames it when it is
+complete, so a process that is killed leaves whole steps and, at worst, one
+temporary folder, which the next `open_manager` removes. What this module adds: a
+finished step that cannot be read (cut off by a lost machine, a full or failing
+disk) is set aside for an older one, and errors say what to do.
+"""
+
+from collections.abc import Callable, Mapping
+import os
+import pathlib
+import shutil
+from typing import Any
+
+from absl import logging
+import jax
+import orbax.checkpoint as ocp
+
+from lamd_jax.training.disk import explain_full_disk
+from lamd_jax.training.state import TrainState
+from lamd_jax.types import Params, UserError
+
+Folder = str | os.PathLike[str]
+STATE, META = "state", "meta"
+DAMAGED = ".damaged"
+
+
+def open_manager(folder: Folder, *, max_to_keep: int = 2) -> ocp.CheckpointManager:
+  """Returns a manager for a folder, which is made where it is missing.
+
+  Use it as a context manager, or `close` it: that waits for what is being written.
+
+  Args:
+    folder: For example `workdir/dmg/checkpoints`.
+    max_to_keep: Newest steps that stay; one is deleted after a newer is complete.
+  """
+  options = ocp.CheckpointManagerOptions(
+    max_to_keep=max_to_keep, cleanup_tmp_directories=True
+  )
+  with explain_full_disk(folder):
+    return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+
+
+def save(
+  manager: ocp.CheckpointManager,
+  step: int,
+  state: TrainState,
+  meta: Mapping[str, Any],
+) -> None:
+  """Starts to write a checkpoint; returns when the state may change again.
+
+  Writing goes on in the background; `finish` waits for it. What went wrong there
+  is raised by the next `save` or by `finish`.
+
+  Args:
+    manager: From `open_manager`.
+    step: Updates made; above every step saved before.
+    state: Arrays on devices.
+    meta: Values for JSON, such as the seconds spent so far.
+  """
+  args = ocp.args.Composite(
+    **{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(dict(meta))}
+  )
+  with explain_full_disk(manager.directory):
+    if not manager.save(step, args=args, force=True):
+      raise RuntimeError(f"orbax did not save step {step} in {manager.directory}")
+
+
+def finish(manager: ocp.CheckpointManager) -> None:
+  """Waits until everything is on disk, and raises what went wrong."""
+  with explain_full_disk(manager.directory):
+    manager.wait_until_finished()
+
+
+def latest_step(folder: Folder) -> int | None:
+  """Returns the newest finished step in a folder, None where there is none."""
+  path = pathlib.Path(folder)
+  if not path.is_dir():
+    return None
+  return max(ocp.path.step.checkpoint_steps(path.absolute()), default=None)
+
+
+def restore_latest(
+  manager: ocp.CheckpointManager, abstract_state: TrainState
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """Returns state and meta of the newest step that is whole; None if none exists.
+
+  Steps that cannot be read are warned of and, once an older one has been read,
+  renamed to `<step>.damaged`: they are no longer in the way of being saved again.
+
+  Args:
+    manager: From `open_manager`.
+    abstract_state: Shapes, dtypes and shardings to restore into; see
+      `sharding.place`.
+
+  Raises:
+    UserError: There are checkpoints, and none can be read.
+  """
+  args = ocp.args.Composite(
+    **{
+      STATE: ocp.args.StandardRestore(abstract_state),
+      META: ocp.args.JsonRestore(),
+    }
+  )
+  found = _newest_whole(manager, lambda step: manager.restore(step, args=args))
+  if found is None:
+    return None
+  restored, damaged = found
+  _set_aside(manager, damaged)
+  return restored[STATE], restored[META]
+
+
+def restore_ema_params(
+  folder: Folder, abstract_params: Params
+) -> tuple[Params, dict[str, Any]]:
+  """Returns the averaged parameters of the newest whole step, and its meta.
+
+  Reads no optimizer state and changes nothing in the folder.
+
+  Args:
+    folder: As given to `open_manager`.
+    abstract_params: Shapes, dtypes and shardings to restore into.
+
+  Raises:
+    UserError: There is no checkpoint, or none can be read.
+  """
+  if latest_step(folder) is None:
+    raise UserError(f"no checkpoint in {os.fspath(folder)}: train this stage first")
+  item = {"ema_params": abstract_params}
+  args = ocp.args.Composite(
+    **{
+      STATE: ocp.args.PyTreeRestore(
+        item,
+        restore_args=ocp.checkpoint_utils.construct_restore_args(item),
+        partial_restore=True,
+      ),
+      META: ocp.args.JsonRestore(),
+    }
+  )
+  options = ocp.CheckpointManagerOptions(read_only=True)
+  with ocp.CheckpointManager(
+    pathlib.Path(folder).absolute(), options=options
+  ) as manager:
+    found = _newest_whole(manager, lambda step: manager.restore(step, args=args))
+  assert found is not None
+  restored, _ = found
+  return restored[STATE]["ema_params"], restored[META]
+
+
+def _newest_whole(
+  manager: ocp.CheckpointManager, restore_fn: Callable[[int], Any]
+) -> tuple[Any, list[int]] | None:
+  """Returns what `restore_fn` gives for the newest step it can read.
+
+  And the newer steps that it could not.
+  """
+  damaged: list[int] = []
+  reason = ""
+  for step in sorted(manager.all_steps(), reverse=True):
+    try:
+      restored = restore_fn(step)
+    except Exception as e:  # Damage shows as any error at all.
+      reason = reason or f"{type(e).__name__}: {str(e).strip().splitlines()XX
+      damaged.append(step)
+      continue
+    if damaged:
+      logging.warning(
+        "checkpoint of step %s in %s cannot be read (%s); using step %d instead",
+        ", ".join(map(str, damaged)),
+        manager.directory,
+        reason,
+        step,
+      )
+    return restored, damaged
+  if damaged:
+    raise UserError(
+      f"no checkpoint in {manager.directory} can be read (step {damaged[0]}:"
+      f" {reason}); delete that folder to start this stage again"
+    )
+  return None
+
+
+def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+  if not steps:
+    return
+  if jax.process_index() == 0:
+    for step in steps:
+      path = pathlib.Path(manager.directory) / str(step)
+      aside = path.with_name(path.name + DAMAGED)
+      if aside.exists():
+        shutil.rmtree(aside)
+      path.rename(aside)
+  ocp.multihost.sync_global_processes("lamd_jax:set_aside")
+  manager.reload()

@@ -1,0 +1,251 @@
+"""The record of a training: a progress bar, a file of scalars, TensorBoard."""
+
+from collections.abc import Mapping
+import json
+import math
+import os
+import pathlib
+import sys
+import time
+from typing import Any, TextIO
+
+from absl import logging
+import jax
+import numpy as np
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto import event_pb2
+import tqdm
+
+from lamd_jax.training.disk import explain_full_disk
+
+Folder = str | os.PathLike[str]
+SCALARS = "scalars.jsonl"
+TENSORBOARD = "tensorboard"
+
+
+class Log:
+  """Shows and records how one stage's training goes, in the stage's folder.
+
+  Metrics stay on the devices until a step is logged: only then does the host wait.
+  A logged scalar is the mean over the updates since the last logged step. On a
+  terminal there is a progress bar, elsewhere (a file, a batch system) a plain line
+  now and then. Use it as a context manager. Of several processes only the first
+  writes.
+
+  Attributes:
+    scalars: The last logged step's, on the host; empty before the first.
+  """
+
+  def __init__(
+    self,
+    folder: Folder,
+    *,
+    total_steps: int,
+    log_every: int,
+    start_step: int = 0,
+    seconds: float = 0.0,
+    quiet_seconds: float = 30.0,
+    stream: TextIO | None = None,
+  ):
+    """Opens the files; see `Log`.
+
+    Args:
+      folder: The stage's folder; its name is shown with the progress.
+      total_steps: Updates in the whole training.
+      log_every: Updates between logged steps; the last one is always logged.
+      start_step: Updates made by earlier runs.
+      seconds: Spent by earlier runs, from the checkpoint.
+      quiet_seconds: Between lines where there is no terminal.
+      stream: Where progress goes; stderr by default.
+    """
+    self.scalars: dict[str, float] = {}
+    self._total_steps = total_steps
+    self._log_every = log_every
+    self._quiet_seconds = quiet_seconds
+    self._stream = stream or sys.stderr
+    self._earlier_seconds = seconds
+    self._start = self._window_start = time.monotonic()
+    self._next_line = self._start
+    self._window: list[Mapping[str, Any]] = []
+    self._step = start_step
+    self._name = pathlib.Path(folder).name
+    self._is_writer = jax.process_index() == 0
+    self._folder = pathlib.Path(folder)
+    self._file = self._tensorboard = None
+    if self._is_writer:
+      with explain_full_disk(self._folder):
+        self._file = _open_to_append(self._folder / SCALARS)
+        self._tensorboard = _TensorBoard(self._folder / TENSORBOARD, start_step)
+    is_terminal = self._is_writer and self._stream.isatty()
+    self._bar = tqdm.tqdm(
+      desc=self._name,
+      total=total_steps,
+      initial=start_step,
+      unit="step",
+      dynamic_ncols=True,
+      file=self._stream,
+      disable=not is_terminal,
+    )
+
+  @property
+  def seconds(self) -> float:
+    """Wall time spent on this training, in all runs together."""
+    return self._earlier_seconds + time.monotonic() - self._start
+
+  def step(
+    self, step: int, metrics: Mapping[str, Any], *, now: bool = False
+  ) -> dict[str, float] | None:
+    """Records one update.
+
+    Args:
+      step: Updates made, this one included.
+      metrics: Scalars, on devices.
+      now: Log this step whatever its number, as before a checkpoint.
+
+    Returns:
+      The scalars, on the host, if the step is logged; otherwise None.
+    """
+    self._window.append(metrics)
+    self._bar.update(step - self._step)
+    self._step = step
+    if not (now or step % self._log_every == 0 or step >= self._total_steps):
+      return None
+    fetched = jax.device_get(self._window)  # Waits for the devices.
+    elapsed = time.monotonic() - self._window_start
+    self.scalars = {
+      name: float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
+      for name in fetched[-1]
+    }
+    self.scalars["steps_per_second"] = len(fetched) / max(elapsed, 1e-9)
+    self._window, self._window_start = [], time.monotonic()
+    self._write(step)
+    self._show(step)
+    return dict(self.scalars)
+
+  def image(self, step: int, name: str, image: np.ndarray) -> None:
+    """Adds a picture to TensorBoard.
+
+    Args:
+      step: Updates made.
+      name: Its title.
+      image: uint8, `h w 3`.
+    """
+    if self._tensorboard:
+      with explain_full_disk(self._folder):
+        self._tensorboard.write(step, summary.image(name, image, dataformats="HWC"))
+
+  def message(self, text: str) -> None:
+    """Prints a line without tearing the progress bar apart."""
+    if self._is_writer:
+      self._bar.write(text, file=self._stream)
+
+  def close(self) -> None:
+    """Closes bar and files."""
+    self._bar.close()
+    with explain_full_disk(self._folder):
+      if self._file:
+        self._file.close()
+      if self._tensorboard:
+        self._tensorboard.close()
+
+  def __enter__(self) -> "Log":
+    return self
+
+  def __exit__(self, *unused) -> None:
+    self.close()
+
+  def _write(self, step: int) -> None:
+    if not (self._file and self._tensorboard):
+      return
+    line = {"step": step, "seconds": round(self.seconds, 3)}
+    # JSON has no infinities and no NaN.
+    line |= {k: v if math.isfinite(v) else None for k, v in self.scalars.items()}
+    with explain_full_disk(self._folder):
+      self._file.write(json.dumps(line, allow_nan=False) + "\n")
+      self._file.flush()
+      for name, value in self.scalars.items():
+        self._tensorboard.write(step, summary.scalar(name, value))
+      self._tensorboard.flush()
+
+  def _show(self, step: int) -> None:
+    loss = f"{self.scalars.get('loss', math.nan):.4g}"
+    self._bar.set_postfix_str(f"loss {loss}", refresh=False)
+    is_due = time.monotonic() >= self._next_line or step >= self._total_steps
+    if not (self._is_writer and self._bar.disable and is_due):
+      return
+    self._next_line = time.monotonic() + self._quiet_seconds
+    rate = self.scalars["steps_per_second"]
+    left = self._bar.format_interval((self._total_steps - step) / rate)
+    print(
+      f"{self._name} step {step}/{self._total_steps}, loss {loss},"
+      f" {rate:.3g} steps/s, {left} left",
+      file=self._stream,
+      flush=True,
+    )
+
+
+def read_scalars(path: Folder) -> list[dict[str, float]]:
+  """Reads a file of scalars: one dict per logged step, by rising step.
+
+  A run that was killed and resumed logs some steps again. Its line for a step
+  replaces all earlier lines from that step on. A line cut off by the kill is left
+  out. Values that were not finite are NaN.
+
+  Args:
+    path: `scalars.jsonl`, or the folder that holds it. A missing file is empty.
+  """
+  path = pathlib.Path(path)
+  path = path / SCALARS if path.is_dir() else path
+  if not path.exists():
+    return []
+  lines: list[dict[str, float]] = []
+  for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    try:
+      line = json.loads(text)
+      step = int(line["step"])
+    except (ValueError, TypeError, KeyError):
+      continue
+    while lines and lines[-1]["step"] >= step:
+      lines.pop()
+    lines.append({k: math.nan if v is None else v for k, v in line.items()})
+  return lines
+
+
+class _TensorBoard:
+  """An event file, written in the calling thread.
+
+  tensorboardX's `SummaryWriter` writes in a thread of its own; when that dies of a
+  full disk, the next scalars wait for it forever.
+  """
+
+  def __init__(self, folder: pathlib.Path, start_step: int):
+    folder.mkdir(parents=True, exist_ok=True)
+    self._writer = EventsWriter(str(folder / "events"))
+    if start_step:  # Tells TensorBoard to forget what came after this step.
+      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+      self._write(event_pb2.Event(step=start_step, session_log=start))
+
+  def write(self, step: int, value: Any) -> None:
+    self._write(event_pb2.Event(step=step, summary=value))
+
+  def flush(self) -> None:
+    self._writer.flush()
+
+  def close(self) -> None:
+    self._writer.close()
+
+  def _write(self, event: Any) -> None:
+    event.wall_time = time.time()
+    self._writer.write_event(event)
+
+
+def _open_to_append(path: pathlib.Path) -> TextIO:
+  path.parent.mkdir(parents=True, exist_ok=True)
+  file = path.open("a+", encoding="utf-8")
+  if file.tell():
+    file.seek(0)
+    if not file.read().endswith("\n"):
+      logging.info("the last line of %s is cut off; it is left out", path)
+      file.write("\n")
+  return file
