@@ -161,7 +161,7 @@ def _newest_whole(
     try:
       restored = restore_fn(step)
     except Exception as e:  # Damage shows as any error at all.
-      reason = reason or f"{type(e).__name__}: {str(e).strip().splitlines()XX
+      reason = reason or _first_line(e)
       damaged.append(step)
       continue
     if damaged:
@@ -193,3 +193,9 @@ def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
       path.rename(aside)
   ocp.multihost.sync_global_processes("lamd_jax:set_aside")
   manager.reload()
+
+
+def _first_line(error: Exception) -> str:
+  """Returns what went wrong in at most a line: TensorStore tells whole stories."""
+  text = str(error).strip().partition("\n")[0][:200].rstrip(" :.")
+  return f"{type(error).__name__}: {text}" if text else type(error).__name__

@@ -14,7 +14,10 @@ import jax
 import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto import event_pb2
+from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
+  Event,
+  SessionLog,
+)
 import tqdm
 
 from lamd_jax.training.disk import explain_full_disk
@@ -223,11 +226,11 @@ class _TensorBoard:
     folder.mkdir(parents=True, exist_ok=True)
     self._writer = EventsWriter(str(folder / "events"))
     if start_step:  # Tells TensorBoard to forget what came after this step.
-      start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-      self._write(event_pb2.Event(step=start_step, session_log=start))
+      start = SessionLog(status=SessionLog.START)
+      self._write(Event(step=start_step, session_log=start))
 
   def write(self, step: int, value: Any) -> None:
-    self._write(event_pb2.Event(step=step, summary=value))
+    self._write(Event(step=step, summary=value))
 
   def flush(self) -> None:
     self._writer.flush()
