@@ -1,0 +1,429 @@
+"""Reading windows of video files and pictures; writing mp4, gif and contact sheets.
+
+Frames are counted in the order in which they are shown, whatever their
+timestamps: frame 10 is the eleventh one that a player would show. Pixels are
+uint8 RGB. What is written is there whole or not at all.
+"""
+
+from collections.abc import Iterator, Sequence
+import contextlib
+from fractions import Fraction
+import functools
+import os
+import pathlib
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.error import FFmpegError
+from av.video.stream import VideoStream
+from jaxtyping import UInt8
+import numpy as np
+from PIL import Image, ImageOps
+
+from lamd_jax.types import UserError
+
+Path = str | os.PathLike[str]
+
+
+class VideoError(UserError):
+  """A file that cannot be read as video; the message is its name and the reason."""
+
+
+class Probe(NamedTuple):
+  """What a video file says of itself.
+
+  Attributes:
+    num_frames: Frames, by the container's own table.
+    fps: Frames per second, the mean where the rate varies.
+    width: Pixels across, as shown (a rotated film is turned).
+    height: Pixels down, as shown.
+  """
+
+  num_frames: int
+  fps: float
+  width: int
+  height: int
+
+
+class _Timeline(NamedTuple):
+  """When frames are shown, in the time base of the stream.
+
+  Attributes:
+    times: Of all frames, ascending.
+    keys: Of the frames that can be decoded alone: (time shown, time to seek to).
+    is_trusted: False where frames can be told apart only by counting them.
+  """
+
+  times: np.ndarray
+  keys: list[tuple[int, int]]
+  is_trusted: bool
+
+
+@contextlib.contextmanager
+def _opened(path: pathlib.Path) -> Iterator[tuple[InputContainer, VideoStream]]:
+  """Opens the first real video stream; turns what libav raises into a VideoError."""
+  try:
+    with av.open(str(path)) as container:
+      streams = [s for s in container.streams.video if s.codec_context is not None]
+      if not streams:
+        raise VideoError(f"{path.name}: no video in it")
+      # One thread: several windows are read at the same time anyway.
+      streams[0].codec_context.thread_count = 1
+      yield container, streams[0]
+  except (FFmpegError, OSError, ValueError) as error:
+    if isinstance(error, UserError):
+      raise
+    reason = getattr(error, "strerror", None) or str(error)
+    raise VideoError(f"{path.name}: {reason}") from error
+
+
+def probe(path: Path) -> Probe:
+  """Looks at a video file; decodes its first frame only.
+
+  Args:
+    path: The file.
+
+  Returns:
+    Number of frames, rate and size.
+
+  Raises:
+    VideoError: when it is no video, or its table names data beyond its end.
+  """
+  path = pathlib.Path(path)
+  with _opened(path) as (container, stream):
+    entries = getattr(stream, "index_entries", ())  # From PyAV 16 on.
+    if stream.frames and len(entries) == stream.frames:
+      # mp4, mov and avi carry a table of all frames: nothing more needs reading.
+      end = max(entry.pos + entry.size for entry in entries)
+      if end > path.stat().st_size:
+        raise VideoError(f"{path.name}: cut off, its last frames are missing")
+      num_frames = sum(not entry.is_discard for entry in entries)
+    else:
+      num_frames = len(_timeline(path).times)
+    rate = stream.average_rate or stream.guessed_rate
+    first = next(container.decode(stream), None)
+    if not num_frames or not rate or first is None:
+      raise VideoError(f"{path.name}: no frames in it")
+    width, height = first.width, first.height
+    if _quarter_turns(first) % 2:
+      width, height = height, width
+  return Probe(num_frames, float(rate), width, height)
+
+
+def _quarter_turns(frame: av.VideoFrame) -> int:
+  """Turns to the left that show a film as it was held; phones write them."""
+  return round(frame.rotation / 90) % 4
+
+
+def _timeline(path: pathlib.Path) -> _Timeline:
+  stat = path.stat()
+  return _read_timeline(path, stat.st_mtime_ns, stat.st_size)
+
+
+@functools.lru_cache(maxsize=1024)
+def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
+  """Reads the packets' timestamps, without decoding; once for each file."""
+  del mtime, size  # They make a changed file another one.
+  with _opened(path) as (container, stream):
+    packets = [
+      (packet.pts, packet.dts, packet.is_keyframe)
+      for packet in container.demux(stream)
+      if packet.size and not packet.is_discard
+    ]
+    pts = [packet[0] for packet in packets]
+    if any(time is None for time in pts) or len(set(pts)) < len(pts):
+      return _Timeline(np.arange(len(pts)), [], is_trusted=False)
+    # avi numbers frames as they are stored; with B-frames that is not as shown.
+    is_trusted = not (
+      container.format.name == "avi"
+      and stream.codec_context.has_b_frames
+      and pts == sorted(pts)
+    )
+    keys = [(p, p if d is None else min(p, d)) for p, d, is_key in packets if is_key]
+    return _Timeline(np.sort(np.asarray(pts, np.int64)), sorted(keys), is_trusted)
+
+
+def read_window(
+  path: Path,
+  start: int,
+  num_frames: int,
+  stride: int = 1,
+  resolution: int | None = None,
+) -> UInt8[np.ndarray, "f h w 3"]:
+  """Decodes the frames start, start + stride, ... and what they need, no more.
+
+  Decoding begins at the last keyframe before the window and ends with its last
+  frame. Where a file's timestamps cannot be trusted, it begins with the file.
+
+  Args:
+    path: A video file.
+    start: Number of the first frame; the file's first one is 0.
+    num_frames: Frames to return.
+    stride: Frames of the file from one returned frame to the next.
+    resolution: If given, frames are resized and cropped to squares of this side
+      as they are decoded.
+
+  Returns:
+    The frames.
+
+  Raises:
+    VideoError: when the file is broken, or ends before the window does.
+  """
+  path = pathlib.Path(path)
+  numbers = range(start, start + num_frames * stride, stride)
+  with _opened(path):  # Says so if the file is gone, before its timeline is asked for.
+    timeline = _timeline(path)
+  if start < 0 or numbers[-1] >= len(timeline.times):
+    raise VideoError(
+      f"{path.name}: frames {start} to {numbers[-1]} were asked for, it has "
+      f"{len(timeline.times)}"
+    )
+  frames = None
+  if timeline.is_trusted:
+    frames = _decode_by_time(path, timeline, numbers, resolution)
+  if frames is None:
+    frames = _decode_by_count(path, numbers, resolution)
+  if len({frame.shape for frame in frames}) > 1:
+    raise VideoError(f"{path.name}: the size of its frames changes")
+  return np.stack(frames)
+
+
+def _decode_by_time(
+  path: pathlib.Path, timeline: _Timeline, numbers: range, resolution: int | None
+) -> list[np.ndarray] | None:
+  """Seeks, then picks frames by their timestamps; None where that did not work."""
+  wanted = [int(time) for time in timeline.times[numbers]]
+  keys = [seek for shown, seek in timeline.keys if shown <= wanted[0]]
+  # The last two keyframes: a seek may land behind the one it was sent to.
+  for seek in keys[:-3:-1]:
+    with _opened(path) as (container, stream):
+      container.seek(seek, stream=stream, backward=True)
+      frames: list[np.ndarray] = []
+      for frame in container.decode(stream):
+        if frame.pts is None or frame.pts > wanted[len(frames)]:
+          break
+        if frame.pts == wanted[len(frames)]:
+          frames.append(_pixels(frame, resolution))
+          if len(frames) == len(wanted):
+            return frames
+  return None
+
+
+def _decode_by_count(
+  path: pathlib.Path, numbers: range, resolution: int | None
+) -> list[np.ndarray]:
+  frames = []
+  with _opened(path) as (container, stream):
+    for number, frame in enumerate(container.decode(stream)):
+      if number in numbers:
+        frames.append(_pixels(frame, resolution))
+        if len(frames) == len(numbers):
+          return frames
+  raise VideoError(f"{path.name}: it ends or breaks before frame {numbers[-1]}")
+
+
+def _pixels(frame: av.VideoFrame, resolution: int | None) -> np.ndarray:
+  pixels = np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
+  if resolution is not None:
+    return resize_crop(pixels[None], resolution)[0]
+  return np.ascontiguousarray(pixels)
+
+
+def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+  """Reads a picture of any size and kind as it is meant to be seen.
+
+  EXIF orientation is applied, transparency laid over white, 16 bits reduced to 8,
+  grey made RGB; of an animation, the first frame.
+
+  Args:
+    path: A file of any format that Pillow reads.
+
+  Returns:
+    RGB pixels.
+
+  Raises:
+    UserError: when there is no such file, or it is not a picture.
+  """
+  try:
+    with Image.open(path) as image:
+      image.load()
+      return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+  except (FileNotFoundError, IsADirectoryError) as error:
+    raise UserError(f"no such picture: {os.fspath(path)!r}") from error
+  except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    raise UserError(
+      f"{os.fspath(path)!r} cannot be read as a picture ({error}); png, jpg and "
+      "webp are sure to work"
+    ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+  if image.mode.startswith("I") or image.mode == "F":
+    values = np.asarray(image, np.float64)
+    top = float(values.max(initial=0.0))
+    # Floats are fractions unless one is above 1; integers have 8 or 16 bits.
+    scale = 255.0 if image.mode == "F" and top <= 1.0 else 1.0
+    if image.mode.startswith("I;16") or top > 255.0:
+      scale = 255.0 / max(65535.0, top)
+    return Image.fromarray(
+      np.clip(np.rint(values * scale), 0, 255).astype(np.uint8)
+    ).convert("RGB")
+  if "transparency" in image.info or image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+    image = image.convert("RGBA")
+    white = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(white, image).convert("RGB")
+  return image.convert("RGB")
+
+
+def resize_crop(
+  frames: UInt8[np.ndarray, "f h w 3"], resolution: int
+) -> UInt8[np.ndarray, "f r r 3"]:
+  """Resizes the short side to `resolution`, antialiased, and keeps the centre square.
+
+  Args:
+    frames: Frames of any size.
+    resolution: Height and width in pixels.
+
+  Returns:
+    Square frames.
+  """
+  height, width = frames.shape[1:3]
+  side = min(height, width)
+  if height == width == resolution:
+    return frames
+  left, top = (width - side) / 2, (height - side) / 2
+  box = (left, top, left + side, top + side)
+  size = (resolution, resolution)
+  resized = [
+    # First to at least three times the size by averaging: faster, same to the eye.
+    Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box, 3.0)
+    for frame in np.ascontiguousarray(frames)
+  ]
+  return np.stack([np.asarray(image) for image in resized])
+
+
+@contextlib.contextmanager
+def _whole_file(path: Path) -> Iterator[pathlib.Path]:
+  """A name to write to; the file appears under `path` when it is complete."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  part = path.with_name(f".{path.name}.{os.getpid()}.part")
+  try:
+    yield part
+    os.replace(part, path)
+  finally:
+    part.unlink(missing_ok=True)
+
+
+def _enlarge(
+  video: UInt8[np.ndarray, "f h w 3"], min_side: int
+) -> UInt8[np.ndarray, "f h2 w2 3"]:
+  """Repeats pixels until the short side is at least `min_side`."""
+  factor = max(1, -(-min_side // min(video.shape[1:3])))
+  return video.repeat(factor, axis=1).repeat(factor, axis=2)
+
+
+def write_mp4(
+  path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float, min_side: int = 256
+) -> None:
+  """Writes H.264 that every browser plays.
+
+  Args:
+    path: The file.
+    video: Frames of any size; an odd side is completed by repeating its edge.
+    fps: Frames per second.
+    min_side: Small clips are enlarged by a whole factor, pixels repeated, until
+      the short side has at least this many pixels.
+  """
+  video = _enlarge(video, min_side)
+  _, height, width, _ = video.shape
+  video = np.pad(video, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+  rate = Fraction(fps).limit_denominator(1001)
+  with (
+    _whole_file(path) as part,
+    av.open(str(part), "w", format="mp4", options={"movflags": "faststart"}) as file,
+  ):
+    stream = file.add_stream("libx264", rate=rate, options={"crf": "16"})
+    stream.height, stream.width = video.shape[1:3]
+    stream.pix_fmt = "yuv420p"
+    for pixels in video:
+      frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
+      file.mux(stream.encode(frame))
+    file.mux(stream.encode())
+
+
+def write_gif(
+  path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float, min_side: int = 128
+) -> None:
+  """Writes a gif that loops, with one palette for all frames, so nothing flickers.
+
+  A gif counts in hundredths of a second: the delays vary by one such that the mean
+  rate is right. Browsers slow down what is faster than 50 frames per second, so
+  above that, frames are left out.
+
+  Args:
+    path: The file.
+    video: Frames of any size.
+    fps: Frames per second.
+    min_side: Small clips are enlarged as by `write_mp4`.
+  """
+  times = np.rint(100.0 * np.arange(len(video) + 1) / fps).astype(int)
+  kept = [0]
+  for number in range(1, len(video)):
+    if times[number] - times[kept[-1]] >= 2:
+      kept.append(number)
+  ends = [*times[kept[1:]], max(times[-1], times[kept[-1]] + 2)]
+  delays = 10 * (np.asarray(ends) - times[kept])  # In milliseconds, as Pillow wants.
+  video = video[kept]
+  # Every pixel of a small clip, fewer of a large one: enough to know its colours.
+  step = 1 + video.size // 2_000_000
+  sample = video.reshape(-1, 1, 3)[::step]
+  palette = Image.fromarray(sample).quantize(256, Image.Quantize.MEDIANCUT)
+  images = [
+    Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE)
+    for frame in _enlarge(video, min_side)
+  ]
+  with _whole_file(path) as part:
+    images[0].save(
+      part,
+      format="GIF",
+      save_all=True,
+      append_images=images[1:],
+      duration=delays.tolist(),
+      loop=0,
+      disposal=1,
+      optimize=False,
+    )
+
+
+def contact_sheet(
+  videos: Sequence[UInt8[np.ndarray, "f h w 3"]] | UInt8[np.ndarray, "n f h w 3"],
+  path: Path,
+  min_side: int = 64,
+) -> None:
+  """Writes a picture of all frames: a row for each clip, a column for each frame.
+
+  Args:
+    videos: Clips of one size; a shorter one leaves its row white at the end.
+    path: The file, PNG.
+    min_side: Small clips are enlarged as by `write_mp4`.
+  """
+  if not len(videos):
+    raise ValueError("a contact sheet of no clips")
+  enlarged = [_enlarge(video, min_side) for video in videos]
+  columns = max(len(video) for video in enlarged)
+  height, width = enlarged[0].shape[1:3]
+  gap = 2
+  sheet = np.full(
+    (len(enlarged) * (height + gap) + gap, columns * (width + gap) + gap, 3),
+    255,
+    np.uint8,
+  )
+  for row, video in enumerate(enlarged):
+    top = gap + row * (height + gap)
+    for column, frame in enumerate(video):
+      left = gap + column * (width + gap)
+      sheet[top : top + height, left : left + width] = frame
+  with _whole_file(path) as part:
+    Image.fromarray(sheet).save(part, format="PNG")
