@@ -7,17 +7,20 @@ finished step that cannot be read (cut off by a lost machine, a full or failing
 disk) is set aside for an older one, and errors say what to do.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+import contextlib
+import gc
 import os
 import pathlib
 import shutil
+import sys
 from typing import Any
 
 from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
-from lamd_jax.training.disk import explain_full_disk
+from lamd_jax.training.disk import explain_full_disk, is_full_disk
 from lamd_jax.training.state import TrainState
 from lamd_jax.types import Params, UserError
 
@@ -26,20 +29,31 @@ STATE, META = "state", "meta"
 DAMAGED = ".damaged"
 
 
-def open_manager(folder: Folder, *, max_to_keep: int = 2) -> ocp.CheckpointManager:
-  """Returns a manager for a folder, which is made where it is missing.
-
-  Use it as a context manager, or `close` it: that waits for what is being written.
+@contextlib.contextmanager
+def open_manager(
+  folder: Folder, *, max_to_keep: int = 2
+) -> Iterator[ocp.CheckpointManager]:
+  """Yields a manager for a folder; waits at the end for what is being written.
 
   Args:
-    folder: For example `workdir/dmg/checkpoints`.
+    folder: For example `workdir/dmg/checkpoints`; made where it is missing.
     max_to_keep: Newest steps that stay; one is deleted after a newer is complete.
   """
   options = ocp.CheckpointManagerOptions(
     max_to_keep=max_to_keep, cleanup_tmp_directories=True
   )
-  with explain_full_disk(folder):
-    return ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+  logger = logging.get_absl_logger()
+  logger.addFilter(_is_news)
+  try:
+    with explain_full_disk(folder):
+      manager = ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+    try:
+      yield manager
+    finally:
+      with explain_full_disk(folder):
+        manager.close()
+  finally:
+    logger.removeFilter(_is_news)
 
 
 def save(
@@ -165,6 +179,7 @@ def _newest_whole(
       damaged.append(step)
       continue
     if damaged:
+      _forget_failed_reads()
       logging.warning(
         "checkpoint of step %s in %s cannot be read (%s); using step %d instead",
         ", ".join(map(str, damaged)),
@@ -174,6 +189,7 @@ def _newest_whole(
       )
     return restored, damaged
   if damaged:
+    _forget_failed_reads()
     raise UserError(
       f"no checkpoint in {manager.directory} can be read (step {damaged[0]}:"
       f" {reason}); delete that folder to start this stage again"
@@ -195,7 +211,28 @@ def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
   manager.reload()
 
 
-def _first_line(error: Exception) -> str:
-  """Returns what went wrong in at most a line: TensorStore tells whole stories."""
+def _first_line(error: BaseException) -> str:
+  """Returns the root of an error in one line: TensorStore tells whole stories."""
+  while error.__cause__ is not None:
+    error = error.__cause__
   text = str(error).strip().partition("\n")[0][:200].rstrip(" :.")
   return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def _forget_failed_reads() -> None:
+  """Collects the coroutines that a failed restore leaves behind.
+
+  On their way out they raise once more, into nowhere; Python would print each with
+  its traceback, at any later time.
+  """
+  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  try:
+    gc.collect()
+  finally:
+    sys.unraisablehook = hook
+
+
+def _is_news(record: Any) -> bool:
+  """False for orbax's tracebacks of a full disk, which `save` and `finish` raise."""
+  error = record.exc_info[1] if record.exc_info else None
+  return error is None or not is_full_disk(error)

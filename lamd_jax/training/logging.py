@@ -14,9 +14,9 @@ import jax
 import numpy as np
 from tensorboardX import summary
 from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import (  # pyright: ignore[reportAttributeAccessIssue]
-  Event,
-  SessionLog,
+from tensorboardX.proto.event_pb2 import (
+  Event,  # pyright: ignore[reportAttributeAccessIssue]
+  SessionLog,  # pyright: ignore[reportAttributeAccessIssue]
 )
 import tqdm
 
@@ -224,7 +224,8 @@ class _TensorBoard:
 
   def __init__(self, folder: pathlib.Path, start_step: int):
     folder.mkdir(parents=True, exist_ok=True)
-    self._writer = EventsWriter(str(folder / "events"))
+    # The name holds the time in seconds: too little for two starts in one second.
+    self._writer = EventsWriter(str(folder / "events"), f".{start_step}")
     if start_step:  # Tells TensorBoard to forget what came after this step.
       start = SessionLog(status=SessionLog.START)
       self._write(Event(step=start_step, session_log=start))
