@@ -12,7 +12,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import shapes, video_folder
+from lamd_jax.data import shapes, tfds_source, video_folder
 from lamd_jax.types import UserError
 
 
@@ -50,6 +50,7 @@ class VideoSource(Protocol):
 
 SOURCES: dict[str, Callable[..., VideoSource]] = {
   "shapes": shapes.ShapesSource,
+  "tfds": tfds_source.TfdsSource,
   "video_folder": video_folder.VideoFolderSource,
 }
 

@@ -20,7 +20,7 @@ from absl import logging
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import video_io
+from lamd_jax.data import fallback, video_io
 from lamd_jax.types import UserError
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
@@ -133,18 +133,14 @@ class VideoFolderSource:
         f"frames {start} to {start + span - 1} of a video of "
         f"{self._videos[index].num_frames}"
       )
-    for offset in range(len(self)):
-      video = self._videos[(index + offset) % len(self)]
-      if video.num_frames < span:
-        continue
-      begin = start if not offset else start % (video.num_frames - span + 1)
-      try:
-        return self._read(video, range(begin, begin + span, stride))
-      except UserError as error:
-        self._skip(video.name, error)
-    raise UserError(
-      f"none of the {len(self)} videos in {str(self._root)!r} can be decoded; "
-      f"the last reason: {self.skipped[-1]}"
+    return fallback.read_or_replace(
+      lambda i, first: self._read(self._videos[i], range(first, first + span, stride)),
+      self.num_frames,
+      self._skip,
+      num_videos=len(self),
+      index=index,
+      start=start,
+      span=span,
     )
 
   def _read(self, video: _Video, numbers: range) -> UInt8[np.ndarray, "f h w 3"]:
@@ -174,11 +170,14 @@ class VideoFolderSource:
     )
     return [video_io.resize_crop(image[None], self._resolution)[0] for image in images]
 
-  def _skip(self, name: str, error: UserError) -> None:
-    if not any(line.startswith(f"{name}: ") for line in self.skipped):
-      reason = str(error).removeprefix(f"{pathlib.PurePath(name).name}: ")
+  def _skip(self, index: int, error: UserError) -> None:
+    name = self._videos[index].name
+    reason = str(error).removeprefix(f"{pathlib.PurePath(name).name}: ")
+    with self._lock:
+      if any(line.startswith(f"{name}: ") for line in self.skipped):
+        return
       self.skipped.append(f"{name}: breaks while it is read ({reason})")
-      logging.warning("another clip takes the place of %s", self.skipped[-1])
+    logging.warning("another clip takes the place of %s", self.skipped[-1])
 
   def annotation(self, index: int) -> dict[str, int | str]:
     """Nothing is known of users' videos."""

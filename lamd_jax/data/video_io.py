@@ -11,7 +11,7 @@ from fractions import Fraction
 import functools
 import os
 import pathlib
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import av
 from av.container import InputContainer
@@ -126,22 +126,23 @@ def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
   """Reads the packets' timestamps, without decoding; once for each file."""
   del mtime, size  # They make a changed file another one.
   with _opened(path) as (container, stream):
-    packets = [
-      (packet.pts, packet.dts, packet.is_keyframe)
-      for packet in container.demux(stream)
-      if packet.size and not packet.is_discard
-    ]
-    pts = [packet[0] for packet in packets]
-    if any(time is None for time in pts) or len(set(pts)) < len(pts):
-      return _Timeline(np.arange(len(pts)), [], is_trusted=False)
+    times, keys = [], []
+    for packet in container.demux(stream):
+      if not packet.size or packet.is_discard:
+        continue
+      times.append(packet.pts)
+      if packet.is_keyframe and packet.pts is not None:
+        seek = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
+        keys.append((packet.pts, seek))
+    if None in times or len(set(times)) < len(times):
+      return _Timeline(np.arange(len(times)), [], is_trusted=False)
     # avi numbers frames as they are stored; with B-frames that is not as shown.
     is_trusted = not (
       container.format.name == "avi"
       and stream.codec_context.has_b_frames
-      and pts == sorted(pts)
+      and times == sorted(times)
     )
-    keys = [(p, p if d is None else min(p, d)) for p, d, is_key in packets if is_key]
-    return _Timeline(np.sort(np.asarray(pts, np.int64)), sorted(keys), is_trusted)
+    return _Timeline(np.sort(np.asarray(times, np.int64)), sorted(keys), is_trusted)
 
 
 def read_window(
@@ -230,14 +231,14 @@ def _pixels(frame: av.VideoFrame, resolution: int | None) -> np.ndarray:
   return np.ascontiguousarray(pixels)
 
 
-def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: Path | BinaryIO) -> UInt8[np.ndarray, "h w 3"]:
   """Reads a picture of any size and kind as it is meant to be seen.
 
   EXIF orientation is applied, transparency laid over white, 16 bits reduced to 8,
   grey made RGB; of an animation, the first frame.
 
   Args:
-    path: A file of any format that Pillow reads.
+    path: A file of any format that Pillow reads, by name or open.
 
   Returns:
     RGB pixels.
@@ -245,16 +246,16 @@ def read_image(path: Path) -> UInt8[np.ndarray, "h w 3"]:
   Raises:
     UserError: when there is no such file, or it is not a picture.
   """
+  name = repr(os.fspath(path)) if isinstance(path, str | os.PathLike) else "an image"
   try:
     with Image.open(path) as image:
       image.load()
       return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
   except (FileNotFoundError, IsADirectoryError) as error:
-    raise UserError(f"no such picture: {os.fspath(path)!r}") from error
+    raise UserError(f"no such picture: {name}") from error
   except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
     raise UserError(
-      f"{os.fspath(path)!r} cannot be read as a picture ({error}); png, jpg and "
-      "webp are sure to work"
+      f"{name} cannot be read as a picture ({error}); png, jpg and webp always can"
     ) from error
 
 

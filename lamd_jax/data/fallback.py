@@ -1,0 +1,60 @@
+"""What takes the place of a window that cannot be read."""
+
+from collections.abc import Callable
+
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.types import UserError
+
+Window = UInt8[np.ndarray, "f h w 3"]
+
+
+def read_or_replace(
+  read_fn: Callable[[int, int], Window],
+  num_frames_fn: Callable[[int], int],
+  skip_fn: Callable[[int, UserError], None],
+  *,
+  num_videos: int,
+  index: int,
+  start: int,
+  span: int,
+  max_tries: int = 100,
+) -> Window:
+  """Reads a window, or one of the next video from which it can be read.
+
+  The replacement depends on the arguments and the files alone, not on what was
+  found broken before, so a batch is the same in a first run and after a resume.
+
+  Args:
+    read_fn: (index, start) -> window; raises UserError when it cannot be read.
+    num_frames_fn: Index -> frames of that video.
+    skip_fn: Told the index of each video that gave no window, and why.
+    num_videos: Number of videos.
+    index: The video asked for.
+    start: The first frame asked for.
+    span: Frames from the first to the last of the window, both included.
+    max_tries: Videos after which to give up.
+
+  Returns:
+    The window.
+
+  Raises:
+    UserError: when no video tried gives one; the last reason.
+  """
+  failure = UserError("there are no videos")
+  for offset in range(min(num_videos, max_tries)):
+    candidate = (index + offset) % num_videos
+    room = num_frames_fn(candidate) - span + 1
+    try:
+      if room < 1:
+        raise UserError(f"too short, {room + span - 1} frames of the {span} needed")
+      # The first try is within the room already, unless the caller erred.
+      return read_fn(candidate, start if not offset else start % room)
+    except UserError as error:
+      skip_fn(candidate, error)
+      failure = error
+  raise UserError(
+    f"no window of {span} frames can be read from {min(num_videos, max_tries)} "
+    f"videos in a row; the last reason: {failure}"
+  )
