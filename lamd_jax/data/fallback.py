@@ -49,9 +49,10 @@ def read_or_replace(
     try:
       if room < 1:
         raise UserError(f"too short, {room + span - 1} frames of the {span} needed")
-      # The first try is within the room already, unless the caller erred.
-      return read_fn(candidate, start if not offset else start % room)
-    except UserError as error:
+      if not offset and not 0 <= start < room:
+        raise ValueError(f"frames {start} to {start + span - 1} of {room + span - 1}")
+      return read_fn(candidate, start % room)
+    except UserError as error:  # A ValueError of the caller's own goes on.
       skip_fn(candidate, error)
       failure = error
   raise UserError(

@@ -10,12 +10,13 @@ same scene finer, a longer one goes on where the shorter one ends. A scene is a
 pure function of (seed, split, index), and every frame of the scene alone.
 """
 
-from collections.abc import Callable
 import dataclasses
 import threading
 
 from jaxtyping import Float, UInt8
 import numpy as np
+
+from lamd_jax.data.forms import FORMS
 
 MOTIONS = ("glides", "orbits", "spins", "grows and shrinks", "stops and goes")
 """What a shape does; the motion class of a clip is a position in this table."""
@@ -42,75 +43,6 @@ _BACKGROUNDS = {
   "brown": (112, 82, 58),
   "grey": (116, 118, 122),
   "red": (112, 50, 52),
-}
-
-_Plane = Float[np.ndarray, "f h w"]
-
-
-def _circle(u: _Plane, v: _Plane) -> _Plane:
-  return np.sqrt(u * u + v * v) - 0.5
-
-
-def _ring(u: _Plane, v: _Plane) -> _Plane:
-  return np.abs(np.sqrt(u * u + v * v) - 0.38) - 0.14
-
-
-def _square(u: _Plane, v: _Plane) -> _Plane:
-  return np.maximum(np.abs(u), np.abs(v)) - 0.45
-
-
-def _bar(u: _Plane, v: _Plane) -> _Plane:
-  return np.maximum(np.abs(u) - 0.6, np.abs(v) - 0.2)
-
-
-def _cross(u: _Plane, v: _Plane) -> _Plane:
-  u, v = np.abs(u), np.abs(v)
-  return np.maximum(np.maximum(u, v) - 0.53, np.minimum(u, v) - 0.18)
-
-
-def _triangle(u: _Plane, v: _Plane) -> _Plane:
-  slope = 0.8660254 * np.abs(u) - 0.5 * v
-  return np.maximum(v, slope) - 0.31
-
-
-def _star(u: _Plane, v: _Plane) -> _Plane:
-  """Five points: folded into one tenth of the star, where its edge is a line."""
-  outer, inner = 0.62, 0.27
-  u, v = np.abs(u), -v
-  for side in (1.0, -1.0):  # The mirrors at 36 degrees to either side.
-    normal_u, normal_v = side * 0.80901699, -0.58778525
-    over = 2.0 * np.maximum(normal_u * u + normal_v * v, 0.0)
-    u, v = u - over * normal_u, v - over * normal_v
-  u = np.abs(u)
-  # From the tip (0, outer) to the notch between two points.
-  edge_u, edge_v = inner * 0.58778525, inner * 0.80901699 - outer
-  length = np.hypot(edge_u, edge_v)
-  return ((outer - v) * edge_u + u * edge_v) * (-1.0 / length)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Form:
-  """A kind of shape, of diameter about 1.
-
-  Attributes:
-    distance_fn: Signed distance from its edge, negative inside.
-    extent: Radius of the circle around it.
-    is_round: Whether a turn cannot be seen.
-  """
-
-  distance_fn: Callable[[_Plane, _Plane], _Plane]
-  extent: float
-  is_round: bool = False
-
-
-_FORMS = {
-  "circle": _Form(_circle, 0.5, is_round=True),
-  "ring": _Form(_ring, 0.52, is_round=True),
-  "square": _Form(_square, 0.64),
-  "bar": _Form(_bar, 0.63),
-  "cross": _Form(_cross, 0.56),
-  "triangle": _Form(_triangle, 0.62),
-  "star": _Form(_star, 0.62),
 }
 
 
@@ -155,7 +87,7 @@ class Shape:
   @property
   def extent(self) -> float:
     """Radius of the circle around the shape at its largest."""
-    return self.size * (1.0 + self.growth) * _FORMS[self.form].extent
+    return self.size * (1.0 + self.growth) * FORMS[self.form].extent
 
   def centers(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, "f 2"]:
     """The way across (x, to the right) and down (y) of the centre."""
@@ -200,7 +132,7 @@ class Shape:
     grid = (np.arange(resolution, dtype=np.float32) + 0.5) / resolution
     x = (grid[None, None, :] - centers[:, 0][column]) / sizes  # f 1 w
     y = (grid[None, :, None] - centers[:, 1][column]) / sizes  # f h 1
-    distance = _FORMS[self.form].distance_fn(cos * x + sin * y, cos * y - sin * x)
+    distance = FORMS[self.form].distance_fn(cos * x + sin * y, cos * y - sin * x)
     # A straight edge at d pixels from a pixel's centre covers about 1/2 - d of it.
     distance *= sizes * -float(resolution)
     distance += 0.5
@@ -341,7 +273,7 @@ def _draw(rng: np.random.Generator, color_name: str, size: float) -> Shape:
   """Draws a shape without looking at the others."""
   motion = int(rng.integers(len(MOTIONS)))
   verb = MOTIONS[motion]
-  forms = [f for f, form in _FORMS.items() if not (verb == "spins" and form.is_round)]
+  forms = [f for f, form in FORMS.items() if not (verb == "spins" and form.is_round)]
   form = forms[rng.integers(len(forms))]
   sign = float(rng.choice((-1.0, 1.0)))
   jitter = rng.uniform(-8, 8, 3)
@@ -353,7 +285,7 @@ def _draw(rng: np.random.Generator, color_name: str, size: float) -> Shape:
         heading=rng.uniform(0.0, 2.0 * np.pi), speed=rng.uniform(0.02, 0.045)
       )
     case "orbits":
-      radius = min(rng.uniform(0.14, 0.24), 0.49 - size * _FORMS[form].extent)
+      radius = min(rng.uniform(0.14, 0.24), 0.49 - size * FORMS[form].extent)
       values |= dict(
         heading=rng.uniform(0.0, 2.0 * np.pi),
         speed=sign * radius * rng.uniform(0.16, 0.24),  # A third of a turn or more.

@@ -74,12 +74,17 @@ def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   name = values.pop("name", None)
   if name not in SOURCES:
     raise UserError(f"data.name is {name!r}; known: {', '.join(sorted(SOURCES))}")
-  known = [key for key in inspect.signature(SOURCES[name]).parameters if key != "split"]
+  parameters = dict(inspect.signature(SOURCES[name]).parameters)
+  del parameters["split"]
+  known = list(parameters)
   for key in values:
     if key not in known:
       close = difflib.get_close_matches(key, known, n=1)
       hint = f"did you mean data.{close[0]}?" if close else f"known: {', '.join(known)}"
       raise UserError(f"data.{key} means nothing to data.name={name!r}; {hint}")
+  for key, parameter in parameters.items():
+    if parameter.default is parameter.empty and key not in values:
+      raise UserError(f"data.{key} is not set; data.name={name!r} needs it")
   for key in ("num_frames", "frame_stride", "resolution", "num_train", "num_eval"):
     value = values.get(key, 1)
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:

@@ -117,7 +117,10 @@ def _quarter_turns(frame: av.VideoFrame) -> int:
 
 
 def _timeline(path: pathlib.Path) -> _Timeline:
-  stat = path.stat()
+  try:
+    stat = path.stat()
+  except OSError as error:
+    raise VideoError(f"{path.name}: {error.strerror}") from error
   return _read_timeline(path, stat.st_mtime_ns, stat.st_size)
 
 
@@ -173,8 +176,7 @@ def read_window(
   """
   path = pathlib.Path(path)
   numbers = range(start, start + num_frames * stride, stride)
-  with _opened(path):  # Says so if the file is gone, before its timeline is asked for.
-    timeline = _timeline(path)
+  timeline = _timeline(path)
   if start < 0 or numbers[-1] >= len(timeline.times):
     raise VideoError(
       f"{path.name}: frames {start} to {numbers[-1]} were asked for, it has "
