@@ -82,7 +82,7 @@ def curve_svg(steps: list[int], values: list[float], label: str) -> str:
     axes.grid(axis="y", color=INK, alpha=0.2, lw=0.6)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color(INK)
-    axes.tick_params(length=0)
+    axes.tick_params(which="both", length=0)
     out = io.StringIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     drawing.savefig(out, format="svg", transparent=True, metadata=nothing)
