@@ -1,0 +1,239 @@
+"""Plants known mistakes one at a time and asks whether the tests notice.
+
+    python tests/mutate.py              all mistakes (`make mutate`)
+    python tests/mutate.py metrics nn   those in files with such a word in their path
+
+Each mistake replaces one piece of text in one file, in a temporary copy of the
+repository, and runs the tests of that file alone. They must pass first: on a red
+baseline every mistake would look caught. Most mistakes are ones that public video
+diffusion code has shipped; add one here whenever a bug slips through the tests.
+"""
+
+import os
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+TIMEOUT = 900  # Seconds; a mistake that never ends is noticed too.
+
+
+class Mistake(NamedTuple):
+  """One replacement; `tests` is the file that should notice."""
+
+  name: str
+  file: str
+  old: str
+  new: str
+  tests: str
+
+
+def _mistakes(file: str, *mistakes: tuple[str, str, str]) -> list[Mistake]:
+  """Mistakes in one file of the package, tested by the file that mirrors it."""
+  tests = f"tests/{file.removesuffix('.py')}_test.py"
+  return [Mistake(name, f"lamd_jax/{file}", *x, tests) for name, *x in mistakes]
+
+
+MISTAKES = [
+  *_mistakes(
+    "diffusion/schedules.py",
+    ("log-SNR halved", "return jnp.where(t >= 1.0, self.logsnr_min, logsnr)",
+     "return jnp.where(t >= 1.0, self.logsnr_min, 0.5 * logsnr)"),
+    ("betas in place of alphas", "np.log1p(-np.array(self.betas, np.float64))",
+     "np.log(np.array(self.betas, np.float64))"),
+    ("betas linear where their root is", "np.square(roots)", "roots"),
+    ("the grid from data to noise", "[[*steps[::-1], 0]]", "[[0, *steps]]"),
+    ("the first trained level left out", "steps = 1 + np.arange", "steps = np.arange"),
+    ("the last level never trained", "(num,), 0, len(self.betas))",
+     "(num,), 0, len(self.betas) - 1)"),
+  ),
+  *_mistakes(
+    "diffusion/process.py",
+    ("v with the wrong sign", "x, eps = alpha * x_t - sigma * output, sigma",
+     "x, eps = alpha * x_t + sigma * output, sigma"),
+    ("sigma squared in the noise", "return alpha * x + sigma * eps, target",
+     "return alpha * x + sigma * sigma * eps, target"),
+    ("alpha without its root", "jnp.sqrt(jax.nn.sigmoid(logsnr))",
+     "jax.nn.sigmoid(logsnr)"),
+    ("eps divided by alpha", "(x_t - alpha * output) / sigma",
+     "(x_t - alpha * output) / alpha"),
+  ),
+  *_mistakes(
+    "diffusion/losses.py",
+    ("one key for times and noise", "time_key, noise_key = jax.random.split(key)",
+     "time_key = noise_key = key"),
+    ("the same time for all examples", "schedule.draw_times(time_key, x.shape[0])",
+     "jnp.repeat(schedule.draw_times(time_key, 1), x.shape[0])"),
+    ("the loss always on eps", "getattr(target, parameterization)", "target.eps"),
+    ("a sum in place of a mean", ".mean(axis=1)  # b", ".sum(axis=1)  # b"),
+    ("the ends exchanged", "_weighted_mean(losses, 1.0 - t)",
+     "_weighted_mean(losses, t)"),
+  ),
+  *_mistakes(
+    "diffusion/samplers.py",
+    ("the old noise level kept", "+ sigma_s * prediction.eps",
+     "+ process.alpha_sigma(logsnr_t, x_t.ndim)[1] * prediction.eps"),
+    ("the last step left out", "indices = jnp.arange(logsnr_grid.shape[0] - 1)",
+     "logsnr_grid = logsnr_grid[:-1]; indices = jnp.arange(logsnr_grid.shape[0] - 1)"),
+    ("one key for all steps", "jax.random.fold_in(key, i)", "key"),
+    ("eta without its square", "jnp.sqrt(1.0 - eta**2 * lost)",
+     "jnp.sqrt(1.0 - eta * lost)"),
+    ("the larger variance", "mean + sigma_s * jnp.sqrt(lost) * noise",
+     "mean + jnp.sqrt(lost) * noise"),
+  ),
+  Mistake(
+    "guidance the wrong way round", "lamd_jax/diffusion/guidance.py",
+    "eps_u + scale * (eps_c - eps_u)", "eps_c + scale * (eps_u - eps_c)",
+    "tests/diffusion/guidance_test.py",
+  ),
+  *_mistakes(
+    "training/step.py",
+    ("one key for all updates", "jax.random.fold_in(root_key, state.step)",
+     "jax.random.fold_in(root_key, 0)"),
+    ("a stale average", "incremental_update(params, state.ema_params",
+     "incremental_update(state.params, state.ema_params"),
+    ("an inverted average", "state.ema_params, 1.0 - decay)",
+     "state.ema_params, decay)"),
+    ("no warm-up of the average", "return jnp.minimum(ema_decay, ",
+     "return jnp.maximum(ema_decay, "),
+    ("steps not counted", "step=state.step + 1", "step=state.step"),
+    ("the norm of the update", "optax.tree.norm(grads)", "optax.tree.norm(updates)"),
+    ("divergence passed over", "if not math.isfinite(scalars[name])",
+     "if math.isnan(scalars[name])"),
+  ),
+  *_mistakes(
+    "training/optimizer.py",
+    ("a first update of nothing", "(count + 1.0) / max(warmup_steps, 1)",
+     "count / max(warmup_steps, 1)"),
+    ("every value clipped, not the norm", "optax.clip_by_global_norm(clip_norm)",
+     "optax.clip(clip_norm)"),
+    ("decay of biases", "return x.ndim >= 2 and name", "return x.ndim >= 1 and name"),
+    ("a cosine that rises", "0.5 * (1.0 - jnp.cos(math.pi * progress))",
+     "0.5 * (1.0 + jnp.cos(math.pi * progress))"),
+  ),
+  *_mistakes(
+    "training/sharding.py",
+    ("batches split over one axis only", "PartitionSpec(AXES))",
+     "PartitionSpec(AXES[0]))"),
+    ("the smallest axis split", "max(axes, key=", "min(axes, key="),
+    ("an uneven batch let through", "and batch_size % mesh.size == 0", ""),
+  ),
+  *_mistakes(
+    "training/state.py",
+    ("an average that starts at zero", "jax.tree.map(jnp.copy, params)",
+     "jax.tree.map(jnp.zeros_like, params)"),
+  ),
+  *_mistakes(
+    "metrics/image.py",
+    ("differences that wrap around", "a[index].astype(np.int64) - b[index]",
+     "a[index] - b[index]"),
+    ("the range of floats", "10.0 * np.log10(255.0**2 /", "10.0 * np.log10(1.0**2 /"),
+    ("amplitude in place of power", "return 10.0 * np.log10", "return 20.0 * np.log10"),
+    ("the PSNR of the pooled error", "float(np.mean(frame_psnr(a, b)))",
+     "float(10 * np.log10(255.0**2 / max(np.mean(mean_squared_error(a, b)), 1e-9)))"),
+    ("no cap", "np.maximum(error, floor)", "np.maximum(error, 1e-30)"),
+  ),
+  *_mistakes(
+    "metrics/motion.py",
+    ("neighbours over the ends of clips", "    if frame:\n", "    if True:\n"),
+    ("a mean over one frame too many", "video[..., 1:, :, :, :].size", "video.size"),
+    ("the ratio upside down", "return motion_amplitude(video) / reference",
+     "return reference / motion_amplitude(video)"),
+    ("a sample paired with itself", "itertools.combinations(",
+     "itertools.combinations_with_replacement("),
+    ("the last frame repeated", "video[..., :1, :, :, :]", "video[..., -1:, :, :, :]"),
+  ),
+  *_mistakes(
+    "metrics/protocol.py",
+    ("frame 0 flatters", "later = np.s_[..., 1:, :, :, :]",
+     "later = np.s_[..., :, :, :, :]"),
+    ("the gain upside down", "reconstruction - baseline", "baseline - reconstruction"),
+    ("first frames of real clips with themselves",
+     "psnr(real[first][:, None], sampled[first])", "psnr(real[first], real[first])"),
+    ("a range without its upper end", "return low <= value <= high",
+     "return low <= value"),
+    ("infinities written", "if math.isfinite(x)}", "}"),
+  ),
+  *_mistakes(
+    "report_page.py",
+    ("text as markup", "html.escape(str(text), quote=True)", "str(text)"),
+    ("reconstructions shown as real", 'tile(clips.real[n], "real"',
+     'tile(clips.reconstructed[n], "real"'),
+    ("the same sample again and again", "clips.sampled[n, s]", "clips.sampled[n, 0]"),
+    ("never outside its range", "known.is_expected(value)", "True"),
+  ),
+  *_mistakes(
+    "report.py",
+    ("pickles opened", "allow_pickle=False", "allow_pickle=True"),
+    ("an unfinished page in place of a whole one", "os.replace(temporary, path)",
+     "path.write_text(''); os.replace(temporary, path)"),
+    ("an infinite loss drawn", "if math.isfinite(value)", "if True"),
+  ),
+  Mistake(
+    "arguments split at spaces", "launch/tpu_vm.sh", "printf '%q ' \"$@\"",
+    "printf '%s ' \"$@\"", "tests/launch_test.py",
+  ),
+]  # fmt: skip
+
+
+def run_tests(folder: pathlib.Path, tests: str) -> bool:
+  """Whether a test file of a copy passes; stops at its first failure."""
+  command = [sys.executable, "-m", "pytest", "-qx", "-p", "no:cacheprovider", tests]
+  try:
+    result = subprocess.run(
+      command,
+      cwd=folder,
+      stdin=subprocess.DEVNULL,
+      capture_output=True,
+      timeout=TIMEOUT,
+      env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+    )
+  except subprocess.TimeoutExpired:
+    return False
+  return result.returncode == 0
+
+
+def check(mistakes: list[Mistake], folder: pathlib.Path) -> None:
+  """Leaves with a message unless everything is there and the tests pass."""
+  for mistake in mistakes:
+    path = folder / mistake.file
+    if not path.is_file() or path.read_text().count(mistake.old) != 1:
+      sys.exit(f"{mistake.name}: {mistake.old!r} is not once in {mistake.file}")
+    if not (folder / mistake.tests).is_file():
+      sys.exit(f"{mistake.name}: there is no {mistake.tests}")
+  for tests in dict.fromkeys(mistake.tests for mistake in mistakes):
+    if not run_tests(folder, tests):
+      sys.exit(f"{tests} fails before any mistake: nothing can be learned")
+
+
+def main(words: list[str]) -> int:
+  """Returns 1 if a mistake was missed, 0 if all were caught."""
+  mistakes = [m for m in MISTAKES if not words or any(w in m.file for w in words)]
+  if not mistakes:
+    sys.exit(f"no mistake in a file with {' or '.join(words)} in its path")
+  missed, start = 0, time.monotonic()
+  with tempfile.TemporaryDirectory() as temporary:
+    folder = pathlib.Path(temporary) / "copy"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "*.egg-info", "runs")
+    shutil.copytree(ROOT, folder, ignore=ignored)
+    check(mistakes, folder)
+    for mistake in mistakes:
+      path = folder / mistake.file
+      text = path.read_text()
+      path.write_text(text.replace(mistake.old, mistake.new))
+      passed = run_tests(folder, mistake.tests)
+      path.write_text(text)
+      missed += passed
+      verdict = "MISSED" if passed else "caught"
+      print(f"{verdict}  {mistake.file}: {mistake.name}", flush=True)
+  seconds = time.monotonic() - start
+  print(f"{len(mistakes) - missed} of {len(mistakes)} caught in {seconds:.0f} s")
+  return int(missed > 0)
+
+
+if __name__ == "__main__":
+  sys.exit(main(sys.argv[1:]))
