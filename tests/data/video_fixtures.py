@@ -1,0 +1,70 @@
+"""Video files for tests: frame i is grey of brightness 4 i + 8, so it can be told."""
+
+from collections.abc import Sequence
+from fractions import Fraction
+import pathlib
+
+import av
+import numpy as np
+from PIL import Image
+
+
+def numbered_frames(num_frames, height=48, width=64):
+  """Frames that tell their number; uint8 [f h w 3]."""
+  video = np.empty((num_frames, height, width, 3), np.uint8)
+  video[:] = (4 * np.arange(num_frames) + 8)[:, None, None, None]
+  return video
+
+
+def numbers_of(video):
+  """The numbers of frames, up to 60, whatever happened to their size."""
+  return np.rint((video.mean(axis=(1, 2, 3)) - 8) / 4).astype(int).tolist()
+
+
+def write_video(
+  path,
+  num_frames,
+  *,
+  codec="libx264",
+  container=None,
+  fps=25,
+  gop=12,
+  b_frames=2,
+  pix_fmt="yuv420p",
+  times: Sequence[int] | None = None,
+  options=None,
+  rotation=0,
+  size=(48, 64),
+):
+  """Encodes numbered frames; `times` are their timestamps, in 1/1000 s."""
+  path = pathlib.Path(path)
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with av.open(str(path), "w", format=container, options=options or {}) as file:
+    stream = file.add_stream(codec, rate=Fraction(fps))
+    stream.height, stream.width = size
+    stream.pix_fmt = pix_fmt
+    stream.gop_size = gop
+    if codec in ("libx264", "mpeg4"):
+      stream.max_b_frames = b_frames
+    if codec == "libx264":  # Scene changes would bring keyframes of their own.
+      stream.options = {"sc_threshold": "0", "crf": "10"}
+    if times is not None:
+      stream.codec_context.time_base = Fraction(1, 1000)
+    if rotation:
+      stream.set_display_rotation(rotation)
+    for number, pixels in enumerate(numbered_frames(num_frames, *size)):
+      frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+      if times is not None:
+        frame.pts, frame.time_base = times[number], Fraction(1, 1000)
+      file.mux(stream.encode(frame))
+    file.mux(stream.encode())
+  return path
+
+
+def write_frames(folder, num_frames, ending=".png", pattern="frame_{}"):
+  """Writes a folder of numbered frames; returns it."""
+  folder = pathlib.Path(folder)
+  folder.mkdir(parents=True, exist_ok=True)
+  for number, pixels in enumerate(numbered_frames(num_frames)):
+    Image.fromarray(pixels).save(folder / (pattern.format(number) + ending))
+  return folder
