@@ -122,10 +122,10 @@ MISTAKES = [
     ("the smallest axis split", "max(axes, key=", "min(axes, key="),
     ("an uneven batch let through", "and batch_size % mesh.size == 0", ""),
   ),
-  *_mistakes(
-    "training/state.py",
-    ("an average that starts at zero", "jax.tree.map(jnp.copy, params)",
-     "jax.tree.map(jnp.zeros_like, params)"),
+  Mistake(
+    "an average that starts at zero", "lamd_jax/training/state.py",
+    "jax.tree.map(jnp.copy, params)", "jax.tree.map(jnp.zeros_like, params)",
+    "tests/training/step_test.py",
   ),
   *_mistakes(
     "metrics/image.py",
