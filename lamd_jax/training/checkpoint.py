@@ -14,6 +14,7 @@ import os
 import pathlib
 import shutil
 import sys
+import time
 from typing import Any
 
 from absl import logging
@@ -27,37 +28,45 @@ from lamd_jax.types import Params, UserError
 Folder = str | os.PathLike[str]
 STATE, META = "state", "meta"
 DAMAGED = ".damaged"
+ABANDONED_READ = ("Event loop is closed", "error while reading array index")
+
+
+class Manager(ocp.CheckpointManager):
+  """Orbax's manager, which also knows whether a restore has failed."""
+
+  has_failed_reads = False
 
 
 @contextlib.contextmanager
 def open_manager(
-  folder: Folder, *, max_to_keep: int = 2
-) -> Iterator[ocp.CheckpointManager]:
+  folder: Folder, *, max_to_keep: int = 2, read_only: bool = False
+) -> Iterator[Manager]:
   """Yields a manager for a folder; waits at the end for what is being written.
 
   Args:
     folder: For example `workdir/dmg/checkpoints`; made where it is missing.
     max_to_keep: Newest steps that stay; one is deleted after a newer is complete.
+    read_only: Whether to leave the folder as it is.
   """
   options = ocp.CheckpointManagerOptions(
-    max_to_keep=max_to_keep, cleanup_tmp_directories=True
+    max_to_keep=max_to_keep,
+    cleanup_tmp_directories=not read_only,
+    read_only=read_only,
   )
-  logger = logging.get_absl_logger()
-  logger.addFilter(_is_news)
-  try:
-    with explain_full_disk(folder):
-      manager = ocp.CheckpointManager(pathlib.Path(folder).absolute(), options=options)
+  path = pathlib.Path(folder).absolute()
+  with _quiet_about_what_is_raised_anyway(), explain_full_disk(folder):
+    manager = Manager(path, options=options)
     try:
       yield manager
     finally:
-      with explain_full_disk(folder):
-        manager.close()
-  finally:
-    logger.removeFilter(_is_news)
+      manager.close()
+      if manager.has_failed_reads:
+        time.sleep(0.2)  # For those that are still under way.
+        gc.collect()
 
 
 def save(
-  manager: ocp.CheckpointManager,
+  manager: Manager,
   step: int,
   state: TrainState,
   meta: Mapping[str, Any],
@@ -81,7 +90,7 @@ def save(
       raise RuntimeError(f"orbax did not save step {step} in {manager.directory}")
 
 
-def finish(manager: ocp.CheckpointManager) -> None:
+def finish(manager: Manager) -> None:
   """Waits until everything is on disk, and raises what went wrong."""
   with explain_full_disk(manager.directory):
     manager.wait_until_finished()
@@ -96,7 +105,7 @@ def latest_step(folder: Folder) -> int | None:
 
 
 def restore_latest(
-  manager: ocp.CheckpointManager, abstract_state: TrainState
+  manager: Manager, abstract_state: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """Returns state and meta of the newest step that is whole; None if none exists.
 
@@ -152,10 +161,7 @@ def restore_ema_params(
       META: ocp.args.JsonRestore(),
     }
   )
-  options = ocp.CheckpointManagerOptions(read_only=True)
-  with ocp.CheckpointManager(
-    pathlib.Path(folder).absolute(), options=options
-  ) as manager:
+  with open_manager(folder, read_only=True) as manager:
     found = _newest_whole(manager, lambda step: manager.restore(step, args=args))
   assert found is not None
   restored, _ = found
@@ -163,23 +169,24 @@ def restore_ema_params(
 
 
 def _newest_whole(
-  manager: ocp.CheckpointManager, restore_fn: Callable[[int], Any]
+  manager: Manager, restore_fn: Callable[[int], Any]
 ) -> tuple[Any, list[int]] | None:
   """Returns what `restore_fn` gives for the newest step it can read.
 
   And the newer steps that it could not.
   """
   damaged: list[int] = []
-  reason = ""
+  reason, restored = "", None
   for step in sorted(manager.all_steps(), reverse=True):
     try:
       restored = restore_fn(step)
+      break
     except Exception as e:  # Damage shows as any error at all.
       reason = reason or _first_line(e)
+      manager.has_failed_reads = True
       damaged.append(step)
-      continue
+  if restored is not None:
     if damaged:
-      _forget_failed_reads()
       logging.warning(
         "checkpoint of step %s in %s cannot be read (%s); using step %d instead",
         ", ".join(map(str, damaged)),
@@ -189,7 +196,6 @@ def _newest_whole(
       )
     return restored, damaged
   if damaged:
-    _forget_failed_reads()
     raise UserError(
       f"no checkpoint in {manager.directory} can be read (step {damaged[0]}:"
       f" {reason}); delete that folder to start this stage again"
@@ -197,7 +203,7 @@ def _newest_whole(
   return None
 
 
-def _set_aside(manager: ocp.CheckpointManager, steps: list[int]) -> None:
+def _set_aside(manager: Manager, steps: list[int]) -> None:
   if not steps:
     return
   if jax.process_index() == 0:
@@ -219,20 +225,30 @@ def _first_line(error: BaseException) -> str:
   return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
-def _forget_failed_reads() -> None:
-  """Collects the coroutines that a failed restore leaves behind.
+@contextlib.contextmanager
+def _quiet_about_what_is_raised_anyway() -> Iterator[None]:
+  """Hides the tracebacks that orbax prints of errors that its caller also gets.
 
-  On their way out they raise once more, into nowhere; Python would print each with
-  its traceback, at any later time.
+  On a full disk each of its threads logs what `save` or `finish` then raise. When
+  one array cannot be read, the reads of all others are left alone: they end later,
+  in threads of TensorStore or in the garbage collector, and raise into nowhere,
+  where Python prints them.
   """
-  hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+  logger, hook = logging.get_absl_logger(), sys.unraisablehook
+
+  def is_news(record):
+    error = record.exc_info[1] if record.exc_info else None
+    return error is None or not is_full_disk(error)
+
+  def print_news(unraisable):
+    text = str(unraisable.exc_value)
+    if not any(words in text for words in ABANDONED_READ):
+      hook(unraisable)
+
+  logger.addFilter(is_news)
+  sys.unraisablehook = print_news
   try:
-    gc.collect()
+    yield
   finally:
+    logger.removeFilter(is_news)
     sys.unraisablehook = hook
-
-
-def _is_news(record: Any) -> bool:
-  """False for orbax's tracebacks of a full disk, which `save` and `finish` raise."""
-  error = record.exc_info[1] if record.exc_info else None
-  return error is None or not is_full_disk(error)

@@ -1,6 +1,7 @@
 """The record of a training: a progress bar, a file of scalars, TensorBoard."""
 
 from collections.abc import Mapping
+import contextlib
 import json
 import math
 import os
@@ -49,7 +50,7 @@ class Log:
     start_step: int = 0,
     seconds: float = 0.0,
     quiet_seconds: float = 30.0,
-    stream: TextIO | None = None,
+    stream: Any = None,
   ):
     """Opens the files; see `Log`.
 
@@ -60,7 +61,7 @@ class Log:
       start_step: Updates made by earlier runs.
       seconds: Spent by earlier runs, from the checkpoint.
       quiet_seconds: Between lines where there is no terminal.
-      stream: Where progress goes; stderr by default.
+      stream: Text file that progress goes to; stderr by default.
     """
     self.scalars: dict[str, float] = {}
     self._total_steps = total_steps
@@ -146,11 +147,9 @@ class Log:
   def close(self) -> None:
     """Closes bar and files."""
     self._bar.close()
-    with explain_full_disk(self._folder):
-      if self._file:
-        self._file.close()
-      if self._tensorboard:
-        self._tensorboard.close()
+    with explain_full_disk(self._folder), contextlib.ExitStack() as stack:
+      for file in filter(None, (self._tensorboard, self._file)):
+        stack.callback(file.close)  # Each, even where the other fails.
 
   def __enter__(self) -> "Log":
     return self
@@ -188,7 +187,7 @@ class Log:
     )
 
 
-def read_scalars(path: Folder) -> list[dict[str, float]]:
+def read_scalars(path: Folder) -> list[dict[str, Any]]:
   """Reads a file of scalars: one dict per logged step, by rising step.
 
   A run that was killed and resumed logs some steps again. Its line for a step
@@ -202,7 +201,7 @@ def read_scalars(path: Folder) -> list[dict[str, float]]:
   path = path / SCALARS if path.is_dir() else path
   if not path.exists():
     return []
-  lines: list[dict[str, float]] = []
+  lines: list[dict[str, Any]] = []
   for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
     try:
       line = json.loads(text)

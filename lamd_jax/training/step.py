@@ -66,7 +66,7 @@ def make_train_step(
   return train_step
 
 
-def check_finite(step: int, scalars: Mapping[str, float]) -> None:
+def check_finite(step: int, scalars: Mapping[str, Any]) -> None:
   """Stops a run whose loss or gradient is no longer a number.
 
   Args:

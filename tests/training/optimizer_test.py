@@ -1,0 +1,125 @@
+"""The optimizer against the formulas of its papers, in float64."""
+
+import math
+
+from absl.testing import absltest, parameterized
+import jax.numpy as jnp
+import numpy as np
+
+from lamd_jax.training import optimizer
+from lamd_jax.types import UserError
+
+PARAMS = {
+  "conv": {"kernel": jnp.full((2, 3), 2.0), "bias": jnp.full((3,), 2.0)},
+  "norm": {"scale": jnp.full((1, 3), 2.0)},
+}
+
+
+def rates(steps, **kwargs):
+  learning_rate_fn = optimizer.make_learning_rate(10, 0.2, **kwargs)
+  return [float(learning_rate_fn(step)) for step in steps]
+
+
+def update(tx, grads, params, num=1):
+  state = tx.init(params)
+  for _ in range(num):
+    updates, state = tx.update(grads, state, params)
+    params = {k: params[k] + updates[k] for k in params}
+  return params
+
+
+class LearningRateTest(parameterized.TestCase):
+  def test_a_constant_rate_is_constant(self):
+    np.testing.assert_allclose(rates((0, 5, 10, 99)), 0.2, rtol=1e-6)
+
+  def test_warmup_rises_in_equal_parts_and_never_is_zero(self):
+    got = rates(range(6), warmup_steps=4)
+    np.testing.assert_allclose(got, [0.05, 0.1, 0.15, 0.2, 0.2, 0.2], rtol=1e-6)
+
+  @parameterized.parameters(0.0, 0.25)
+  def test_cosine_falls_as_its_formula(self, end):
+    got = rates(range(2, 13), warmup_steps=2, schedule="cosine", end_fraction=end)
+    shape = [0.5 * (1 + math.cos(math.pi * min(i / 8, 1))) for i in range(11)]
+    expected = [0.2 * (end + (1 - end) * x) for x in shape]
+    np.testing.assert_allclose(got, expected, atol=1e-7)
+
+  def test_linear_falls_on_a_line_to_its_end(self):
+    got = rates((0, 5, 10, 20), schedule="linear", end_fraction=0.1)
+    np.testing.assert_allclose(got, [0.2, 0.11, 0.02, 0.02], rtol=1e-5)
+
+  def test_an_unknown_schedule_lists_the_known_ones(self):
+    with self.assertRaisesRegex(UserError, "'cos'; known: constant, cosine, linear"):
+      rates((0,), schedule="cos")
+
+  def test_a_warmup_longer_than_the_training_says_so(self):
+    with self.assertRaisesRegex(UserError, "warmup_steps=11 .*steps=10.*0 to 10"):
+      rates((0,), warmup_steps=11)
+
+
+class OptimizerTest(parameterized.TestCase):
+  def test_two_updates_of_adam_by_hand(self):
+    tx, _ = optimizer.make_optimizer(9, 0.1, b1=0.8, b2=0.9, clip_norm=0.0)
+    grads = {"w": jnp.array([3.0, -0.5])}
+    got = update(tx, grads, {"w": jnp.array([1.0, 1.0])}, num=2)
+    g, w, m, v = np.array([3.0, -0.5]), np.ones(2), 0.0, 0.0
+    for i in (1, 2):  # Kingma & Ba 2015, algorithm 1.
+      m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
+      w = w - 0.1 * (m / (1 - 0.8**i)) / (np.sqrt(v / (1 - 0.9**i)) + 1e-8)
+    np.testing.assert_allclose(got["w"], w, rtol=1e-5)
+
+  def test_weight_decay_spares_biases_and_scales(self):
+    tx, _ = optimizer.make_optimizer(9, 0.1, weight_decay=0.3)
+    zeros = {
+      layer: {name: 0.0 * x for name, x in arrays.items()}
+      for layer, arrays in PARAMS.items()
+    }
+    updates, _ = tx.update(zeros, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(updates["conv"]["kernel"], -0.1 * 0.3 * 2.0, rtol=1e-6)
+    np.testing.assert_array_equal(updates["conv"]["bias"], 0.0)
+    np.testing.assert_array_equal(updates["norm"]["scale"], 0.0)
+
+  def test_decay_is_chosen_by_name_and_by_axes(self):
+    self.assertEqual(
+      optimizer.decay_mask(PARAMS),
+      {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False}},
+    )
+
+  def test_the_rate_of_the_schedule_is_the_rate_of_the_update(self):
+    tx, learning_rate_fn = optimizer.make_optimizer(4, 0.1, schedule="linear")
+    grads = {"w": jnp.array(1.0)}  # Adam's steps are then one rate each.
+    got = update(tx, grads, {"w": jnp.array(0.0)}, num=3)
+    expected = -sum(float(learning_rate_fn(i)) for i in range(3))
+    np.testing.assert_allclose(got["w"], expected, rtol=1e-5)
+    np.testing.assert_allclose(expected, -0.1 * (1 + 0.75 + 0.5), rtol=1e-5)
+
+  def test_clipping_makes_a_long_gradient_the_unit_vector(self):
+    clipped, _ = optimizer.make_optimizer(9, 0.1, clip_norm=1.0)
+    free, _ = optimizer.make_optimizer(9, 0.1, clip_norm=0.0)
+    params = {"w": jnp.zeros(2)}
+    moments = [
+      tx.update({"w": jnp.array(g)}, tx.init(params), params)[1]
+      for tx, g in ((clipped, [30.0, 40.0]), (free, [0.6, 0.8]))
+    ]
+    np.testing.assert_allclose(
+      moments[0][1][0].mu["w"], moments[1][1][0].mu["w"], rtol=1e-5
+    )
+
+  @parameterized.parameters(
+    dict(steps=0),
+    dict(learning_rate=0.0),
+    dict(learning_rate=-1e-3),
+    dict(learning_rate=1e4),
+    dict(end_fraction=1.5),
+    dict(weight_decay=-0.1),
+    dict(clip_norm=-1.0),
+    dict(b1=1.0),
+    dict(b2=-0.1),
+  )
+  def test_an_impossible_value_is_named(self, **kwargs):
+    ((name, value),) = kwargs.items()
+    with self.assertRaisesRegex(UserError, f"{name}={value}: expected"):
+      optimizer.make_optimizer(**{"steps": 9, "learning_rate": 0.1, **kwargs})
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,67 @@
+"""Signals as a flag."""
+
+import os
+import signal
+import threading
+
+from absl.testing import absltest, parameterized
+
+from lamd_jax.training import preemption
+
+
+def send(number):
+  os.kill(os.getpid(), number)
+
+
+class PreemptionTest(parameterized.TestCase):
+  @parameterized.parameters(signal.SIGTERM, signal.SIGINT)
+  def test_a_signal_sets_the_flag_and_nothing_else(self, number):
+    with preemption.stop_on_signals() as stop:
+      self.assertFalse(stop)
+      send(number)
+      self.assertTrue(stop)
+      self.assertEqual(stop.signal_name, number.name)
+
+  def test_a_second_interrupt_leaves_at_once(self):
+    with preemption.stop_on_signals() as stop:
+      send(signal.SIGINT)
+      with self.assertRaises(KeyboardInterrupt):
+        send(signal.SIGINT)
+      self.assertTrue(stop)
+
+  def test_a_scheduler_may_repeat_itself(self):
+    with preemption.stop_on_signals() as stop:
+      for number in (signal.SIGTERM, signal.SIGTERM, signal.SIGINT):
+        send(number)
+      self.assertEqual(stop.signal_name, "SIGTERM")
+
+  def test_what_was_there_before_is_put_back(self):
+    caught = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+    self.addCleanup(signal.signal, signal.SIGTERM, before)
+    interrupt = signal.getsignal(signal.SIGINT)
+    with (
+      self.assertRaisesRegex(ValueError, "inside"),
+      preemption.stop_on_signals(),
+    ):
+      send(signal.SIGINT)
+      raise ValueError("inside")
+    send(signal.SIGTERM)
+    self.assertEqual(caught, [signal.SIGTERM])
+    self.assertIs(signal.getsignal(signal.SIGINT), interrupt)
+
+  def test_outside_the_main_thread_the_flag_stays_down(self):
+    flags = []
+
+    def work():
+      with preemption.stop_on_signals() as stop:
+        flags.append(bool(stop))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    self.assertEqual(flags, [False])
+
+
+if __name__ == "__main__":
+  absltest.main()

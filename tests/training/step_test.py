@@ -1,0 +1,201 @@
+"""The update: right to six digits, the same on any mesh, and resumed exactly."""
+
+import functools
+import math
+import pathlib
+import tempfile
+
+from absl.testing import absltest, parameterized
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from lamd_jax.training import checkpoint, optimizer, sharding
+from lamd_jax.training import step as step_lib
+from lamd_jax.training.state import TrainState, init_state
+from lamd_jax.types import UserError
+
+KEY = jax.random.key(0)
+WIDTH = 1040  # 1040 x 1040 float32 is 4.1 MiB: large enough to be split.
+
+
+def quadratic(stage, params, batch, key):
+  """A loss with noise and a frozen matrix; its gradient is not sparse."""
+  noise = 0.01 * jax.random.normal(key, batch["x"].shape)
+  error = (batch["x"] + noise) @ params["w"] + params["b"] - stage["target"]
+  return jnp.mean(jnp.square(error)), {"bias": jnp.mean(params["b"])}
+
+
+def init(tx, key):
+  params = {"w": jax.random.normal(key, (WIDTH, WIDTH)) / 32, "b": jnp.ones(WIDTH)}
+  return init_state(params, tx)
+
+
+def batch_at(step):
+  rng = np.random.default_rng(step)
+  return {"x": rng.normal(size=(8, WIDTH)).astype(np.float32)}
+
+
+class Run:
+  """A training on a mesh, as a job would set it up."""
+
+  def __init__(self, sizes, tx):
+    self.mesh = sharding.make_mesh(sizes)
+    abstract = jax.eval_shape(functools.partial(init, tx), KEY)
+    self.abstract = sharding.place(self.mesh, abstract)
+    where = sharding.state_sharding(self.mesh, abstract)
+    self.init = jax.jit(functools.partial(init, tx), out_shardings=where)
+    self.stage = {"target": jnp.ones(WIDTH)}
+    whole = sharding.replicated(self.mesh)
+    self.step = jax.jit(
+      step_lib.make_train_step(quadratic, tx, ema_decay=0.9),
+      in_shardings=(where, sharding.batch_sharding(self.mesh), whole, whole),
+      out_shardings=(where, whole),
+      donate_argnums=0,
+    )
+
+  def train(self, state, first, last):
+    for i in range(first, last):
+      batch = sharding.shard_batch(batch_at(i), self.mesh)
+      state, metrics = self.step(state, batch, KEY, self.stage)
+    return state, metrics
+
+
+def scalar_step(loss_fn, tx, ema_decay=0.9, learning_rate_fn=None):
+  return jax.jit(step_lib.make_train_step(loss_fn, tx, ema_decay, learning_rate_fn))
+
+
+class StepTest(parameterized.TestCase):
+  def test_one_update_by_hand(self):
+    slope = lambda stage, params, batch, key: (
+      stage["a"] * jnp.sum(params["w"] * batch["g"]),
+      {"first": params["w"][0]},
+    )
+    train_step = scalar_step(slope, optax.sgd(0.5), 0.99, lambda step: 0.1 * step)
+    params = {"w": jnp.array([1.0, -2.0])}
+    state = TrainState(
+      step=jnp.array(7),
+      params=params,
+      ema_params={"w": jnp.array([10.0, 20.0])},
+      opt_state=optax.sgd(0.5).init(params),
+    )
+    batch = {"g": jnp.array([3.0, 4.0])}
+    state, metrics = train_step(state, batch, KEY, {"a": jnp.array(2.0)})
+    # The gradient is (6, 8); the average's decay is (1 + 7) / (10 + 7) = 8/17.
+    w = np.array([1.0 - 0.5 * 6.0, -2.0 - 0.5 * 8.0])
+    ema = 8 / 17 * np.array([10.0, 20.0]) + 9 / 17 * w
+    self.assertEqual(state.step, 8)
+    np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
+    np.testing.assert_allclose(state.ema_params["w"], ema, rtol=1e-6)
+    expected = {"loss": -10.0, "grad_norm": 10.0, "learning_rate": 0.7, "first": 1.0}
+    self.assertEqual(set(metrics), set(expected))
+    for name, value in expected.items():
+      np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
+
+  def test_the_average_warms_up_to_its_decay(self):
+    decays = [float(step_lib.ema_decay_at(jnp.array(i), 0.99)) for i in (0, 8, 10**4)]
+    np.testing.assert_allclose(decays, [1 / 10, 9 / 18, 0.99], rtol=1e-6)
+
+  def test_a_short_run_has_an_average_that_forgot_its_start(self):
+    count = lambda stage, params, batch, key: (-params["w"], {})
+    train_step = scalar_step(count, optax.sgd(1.0), ema_decay=0.9999)
+    state = init_state({"w": jnp.array(-1000.0)}, optax.sgd(1.0))
+    for _ in range(100):
+      state, _ = train_step(state, {}, KEY, None)
+    self.assertEqual(state.params["w"], -900.0)
+    self.assertBetween(float(state.ema_params["w"]), -920.0, -900.0)
+
+  def test_each_step_draws_its_own_noise(self):
+    noise = lambda stage, params, batch, key: (params["w"] * jax.random.normal(key), {})
+    train_step = scalar_step(noise, optax.sgd(0.0))
+    start = init_state({"w": jnp.array(1.0)}, optax.sgd(0.0))
+    state, first = train_step(start, {}, KEY, None)
+    _, again = train_step(start, {}, KEY, None)
+    _, second = train_step(state, {}, KEY, None)
+    _, other = train_step(start, {}, jax.random.key(1), None)
+    self.assertEqual(first["loss"], again["loss"])
+    self.assertNotEqual(first["loss"], second["loss"])
+    self.assertNotEqual(first["loss"], other["loss"])
+
+  def test_a_stage_is_an_argument_and_not_a_constant(self):
+    run = Run({"data": 8}, optax.sgd(0.1))
+    shapes = jax.tree.map(
+      lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch_at(0), KEY, run.stage)
+    )
+    closed = jax.make_jaxpr(step_lib.make_train_step(quadratic, optax.sgd(0.1), 0.9))(
+      run.abstract, *shapes
+    )
+    self.assertLess(sum(np.size(x) for x in closed.consts), 10)
+
+  def test_every_mesh_computes_the_same(self):
+    # SGD: Adam divides by small gradients, which shows the order of additions.
+    results, split = [], []
+    for sizes in ({"data": -1}, {"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 8}):
+      run = Run(sizes, optax.sgd(0.1))
+      state, metrics = run.train(run.init(KEY), 0, 3)
+      split.append(not state.params["w"].sharding.is_fully_replicated)
+      results.append(jax.device_get((state, metrics)))
+    self.assertEqual(split, [False, True, True])
+    self.assertEqual(int(results[0][0].step), 3)
+    for other in results[1:]:
+      chex.assert_trees_all_close(other, results[0], atol=1e-5)
+
+  def test_resuming_is_not_visible(self):
+    run = Run({"data": 2, "fsdp": 4}, optax.adam(1e-2))
+    with (
+      tempfile.TemporaryDirectory() as temporary,
+      checkpoint.open_manager(pathlib.Path(temporary)) as manager,
+    ):
+      state, _ = run.train(run.init(KEY), 0, 2)
+      checkpoint.save(manager, 2, state, {"seconds": 1.0})
+      state, _ = run.train(state, 2, 4)  # Donates what is still being written.
+      straight = jax.device_get(state)
+      checkpoint.finish(manager)
+
+      restored = checkpoint.restore_latest(manager, run.abstract)
+      assert restored is not None
+      state, _ = run.train(restored[0], 2, 4)
+    chex.assert_trees_all_equal(jax.device_get(state), straight)
+
+  def test_clipping_limits_the_update_and_not_the_metric(self):
+    steep = lambda stage, params, batch, key: (jnp.sum(100 * params["w"]), {})
+    tx = optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(1.0))
+    state = init_state({"w": jnp.zeros(4)}, tx)
+    state, metrics = scalar_step(steep, tx)(state, {}, KEY, None)
+    np.testing.assert_allclose(metrics["grad_norm"], 200.0, rtol=1e-6)
+    np.testing.assert_allclose(state.params["w"], -0.5, rtol=1e-6)
+
+  def test_learning_brings_the_loss_down(self):
+    tx, learning_rate_fn = optimizer.make_optimizer(60, 0.1, schedule="cosine")
+    bowl = lambda stage, params, batch, key: (jnp.sum((params["w"] - 3.0) ** 2), {})
+    train_step = scalar_step(bowl, tx, learning_rate_fn=learning_rate_fn)
+    state = init_state({"w": jnp.zeros(2)}, tx)
+    for _ in range(60):
+      state, metrics = train_step(state, {}, KEY, None)
+    self.assertLess(metrics["loss"], 0.1)
+
+
+class CheckFiniteTest(parameterized.TestCase):
+  @parameterized.product(
+    name=("loss", "grad_norm"), value=(math.nan, math.inf, -math.inf)
+  )
+  def test_divergence_stops_with_the_step_and_a_remedy(self, name, value):
+    scalars = {"loss": 1.0, "grad_norm": 2.0, name: value}
+    with self.assertRaisesRegex(UserError, f"{name} is .* step 12;.*learning_rate"):
+      step_lib.check_finite(12, scalars)
+
+  def test_finite_numbers_pass(self):
+    step_lib.check_finite(12, {"loss": 1e30, "grad_norm": 0.0, "other": math.nan})
+
+  def test_a_loss_that_is_not_a_number_is_seen_in_the_metrics(self):
+    loss_fn = lambda stage, params, batch, key: (jnp.log(params["w"]), {})
+    state = init_state({"w": jnp.array(-1.0)}, optax.sgd(0.1))
+    _, metrics = scalar_step(loss_fn, optax.sgd(0.1))(state, {}, KEY, None)
+    with self.assertRaises(UserError):
+      step_lib.check_finite(1, jax.device_get(metrics))
+
+
+if __name__ == "__main__":
+  absltest.main()
