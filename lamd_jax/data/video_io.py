@@ -9,9 +9,10 @@ from collections.abc import Iterator, Sequence
 import contextlib
 from fractions import Fraction
 import functools
+import io
 import os
 import pathlib
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import av
 from av.container import InputContainer
@@ -51,7 +52,7 @@ class _Timeline(NamedTuple):
 
   Attributes:
     times: Of all frames, ascending.
-    keys: Of the frames that can be decoded alone: (time shown, time to seek to).
+    keys: Of the frames that can be decoded alone: (time shown, time decoded).
     is_trusted: False where frames can be told apart only by counting them.
   """
 
@@ -135,8 +136,7 @@ def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
         continue
       times.append(packet.pts)
       if packet.is_keyframe and packet.pts is not None:
-        seek = packet.pts if packet.dts is None else min(packet.pts, packet.dts)
-        keys.append((packet.pts, seek))
+        keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     if None in times or len(set(times)) < len(times):
       return _Timeline(np.arange(len(times)), [], is_trusted=False)
     # avi numbers frames as they are stored; with B-frames that is not as shown.
@@ -197,9 +197,10 @@ def _decode_by_time(
 ) -> list[np.ndarray] | None:
   """Seeks, then picks frames by their timestamps; None where that did not work."""
   wanted = [int(time) for time in timeline.times[numbers]]
-  keys = [seek for shown, seek in timeline.keys if shown <= wanted[0]]
-  # The last two keyframes: a seek may land behind the one it was sent to.
-  for seek in keys[:-3:-1]:
+  keys = [key for key in timeline.keys if key[0] <= wanted[0]]
+  # Some containers are sought by the time a frame is shown, some by the time it is
+  # decoded; where both overshoot, the keyframe before is far enough.
+  for seek in (time for key in keys[:-3:-1] for time in key):
     with _opened(path) as (container, stream):
       container.seek(seek, stream=stream, backward=True)
       frames: list[np.ndarray] = []
@@ -233,14 +234,14 @@ def _pixels(frame: av.VideoFrame, resolution: int | None) -> np.ndarray:
   return np.ascontiguousarray(pixels)
 
 
-def read_image(path: Path | BinaryIO) -> UInt8[np.ndarray, "h w 3"]:
+def read_image(path: Path | io.BytesIO) -> UInt8[np.ndarray, "h w 3"]:
   """Reads a picture of any size and kind as it is meant to be seen.
 
   EXIF orientation is applied, transparency laid over white, 16 bits reduced to 8,
   grey made RGB; of an animation, the first frame.
 
   Args:
-    path: A file of any format that Pillow reads, by name or open.
+    path: A file of any format that Pillow reads, by name or in memory.
 
   Returns:
     RGB pixels.
@@ -401,7 +402,7 @@ def write_gif(
 
 
 def contact_sheet(
-  videos: Sequence[UInt8[np.ndarray, "f h w 3"]] | UInt8[np.ndarray, "n f h w 3"],
+  videos: Sequence[UInt8[np.ndarray, "_ h w 3"]] | UInt8[np.ndarray, "n f h w 3"],
   path: Path,
   min_side: int = 64,
 ) -> None:

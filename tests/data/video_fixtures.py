@@ -3,10 +3,21 @@
 from collections.abc import Sequence
 from fractions import Fraction
 import pathlib
+import tempfile
 
+from absl.testing import parameterized
 import av
 import numpy as np
 from PIL import Image
+
+
+class FolderTestCase(parameterized.TestCase):
+  """Tests that write into an empty folder of their own, `self.folder`."""
+
+  def setUp(self):
+    super().setUp()
+    folder = self.enterContext(tempfile.TemporaryDirectory())
+    self.folder = pathlib.Path(folder).resolve()
 
 
 def numbered_frames(num_frames, height=48, width=64):
@@ -44,6 +55,7 @@ def write_video(
     stream.height, stream.width = size
     stream.pix_fmt = pix_fmt
     stream.gop_size = gop
+    stream.bit_rate = 4_000_000
     if codec in ("libx264", "mpeg4"):
       stream.max_b_frames = b_frames
     if codec == "libx264":  # Scene changes would bring keyframes of their own.
