@@ -1,0 +1,132 @@
+"""Norms, residual blocks and changes of resolution, for videos and for images.
+
+Everything here takes `b f h w c` or `b h w c` alike: an image is a video without
+the axis of frames, and kernels have two sizes instead of three.
+"""
+
+from collections.abc import Sequence
+import functools
+import math
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lamd_jax.nn.conv import Conv
+
+
+def num_groups(channels: int) -> int:
+  """Groups for a norm: at most 32, of four channels or more where possible."""
+  fits = [g for g in range(1, 33) if channels % g == 0 and channels // g >= 4]
+  return max(fits, default=1)
+
+
+class Norm(nn.Module):
+  """Group norm with the statistics of one frame, in float32.
+
+  Over all frames the statistics would let each frame see the others.
+  """
+
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b *fhw c"]) -> Float[Array, "b *fhw c"]:
+    """Normalizes x."""
+    norm = nn.GroupNorm(
+      num_groups(x.shape[-1]),
+      epsilon=1e-6,
+      reduction_axes=(-3, -2, -1),
+      dtype=self.dtype,
+      name="norm",
+    )
+    return norm(x)
+
+
+class ResBlock(nn.Module):
+  """Norm, SiLU and convolution, once for each kernel, with a residual.
+
+  The last convolution starts at zero, so a fresh block is its skip connection.
+  With kernels `(1, 3, 3), (3, 1, 1)` the block is factorized over space and time;
+  with `(3, 3, 3)` twice it is an ordinary 3D block; `(3, 3)` twice is for images.
+
+  Attributes:
+    features: Channels out.
+    kernels: Kernel sizes, one for each convolution.
+    dropout_rate: Before the last convolution, as in Ho et al. 2020.
+    dtype: Of the computation.
+  """
+
+  features: int
+  kernels: Sequence[Sequence[int]]
+  dropout_rate: float = 0.0
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(
+    self,
+    x: Float[Array, "b *fhw c"],
+    embedding: Float[Array, "b d"] | None = None,
+    *,
+    train: bool = False,
+  ) -> Float[Array, "b *fhw features"]:
+    """Applies the block.
+
+    Args:
+      x: Features.
+      embedding: Of the noise level, say; added to the channels after the first
+        convolution.
+      train: Whether dropout is on.
+
+    Returns:
+      Features with `features` channels.
+    """
+    conv = functools.partial(Conv, self.features, dtype=self.dtype)
+    h = x
+    for i, kernel in enumerate(self.kernels):
+      last = i == len(self.kernels) - 1
+      h = nn.silu(Norm(dtype=self.dtype, name=f"norm_{i}")(h))
+      if last:
+        h = nn.Dropout(self.dropout_rate, deterministic=not train)(h)
+      init = nn.initializers.zeros if last else nn.initializers.lecun_normal()
+      h = conv(kernel, kernel_init=init, name=f"conv_{i}")(h)
+      if i == 0 and embedding is not None:
+        shift = nn.Dense(self.features, dtype=self.dtype, name="embedding")
+        shift = shift(nn.silu(embedding))
+        h += shift.reshape(shift.shape[0], *(1,) * (h.ndim - 2), -1)
+    if x.shape[-1] != self.features:
+      x = conv((1,) * (x.ndim - 2), name="skip")(x)
+    return x + h
+
+
+def upsample_space(
+  x: Float[Array, "b *fhw c"], factor: int = 2
+) -> Float[Array, "b *fhw2 c"]:
+  """Repeats every pixel `factor` times along height and width."""
+  *lead, h, w, c = x.shape
+  x = x.reshape(*lead, h, 1, w, 1, c)
+  x = jnp.broadcast_to(x, (*lead, h, factor, w, factor, c))
+  return x.reshape(*lead, h * factor, w * factor, c)
+
+
+def interpolate_frames(
+  x: Float[Array, "b f h w c"], num_frames: int
+) -> Float[Array, "b f2 h w c"]:
+  """Linear interpolation over frames, each frame in the middle of its interval."""
+  given = x.shape[1]
+  if given == num_frames:
+    return x
+  place = (jnp.arange(num_frames) + 0.5) * (given / num_frames) - 0.5
+  place = jnp.clip(place, 0, given - 1)
+  before = jnp.floor(place).astype(jnp.int32)
+  after = jnp.minimum(before + 1, given - 1)
+  weight = (place - before).astype(x.dtype)[:, None, None, None]
+  return x[:, before] * (1 - weight) + x[:, after] * weight
+
+
+def doubling_lengths(num_frames: int) -> list[int]:
+  """Lengths from 1 to `num_frames`, each at most twice the one before, rounded up.
+
+  For 16 frames 1, 2, 4, 8, 16; for 10 frames 1, 2, 3, 5, 10.
+  """
+  n = math.ceil(math.log2(num_frames))
+  return [math.ceil(num_frames / 2 ** (n - i)) for i in range(n + 1)]

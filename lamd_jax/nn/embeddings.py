@@ -1,0 +1,38 @@
+"""Embeddings of numbers and of places as vectors."""
+
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def sinusoidal(
+  x: Float[Array, "*b"], features: int, max_period: float = 10_000.0
+) -> Float[Array, "*b d"]:
+  """Cosines and sines of x at frequencies from 1 down to 1 / max_period.
+
+  Vaswani et al. 2017 (arXiv:1706.03762), section 3.5, in the order of LDM: all
+  cosines, then all sines.
+
+  Args:
+    x: Numbers, for example diffusion steps in [0, 1000).
+    features: Even.
+    max_period: Of the slowest wave over 2 pi.
+  """
+  half = features // 2
+  frequencies = jnp.exp(-math.log(max_period) * jnp.arange(half) / half)
+  angles = x.astype(jnp.float32)[..., None] * frequencies
+  return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
+
+
+def grid_positions(height: int, width: int, features: int) -> Float[Array, "n d"]:
+  """Positions on a grid, row by row: half the features for rows, half for columns.
+
+  Dosovitskiy et al. 2021's fixed 2D variant, as MAE uses it (arXiv:2111.06377).
+  `features` must be divisible by 4.
+  """
+  rows = sinusoidal(jnp.arange(height, dtype=jnp.float32), features // 2)
+  columns = sinusoidal(jnp.arange(width, dtype=jnp.float32), features // 2)
+  rows = jnp.broadcast_to(rows[:, None], (height, width, features // 2))
+  columns = jnp.broadcast_to(columns[None], (height, width, features // 2))
+  return jnp.concatenate([rows, columns], axis=-1).reshape(height * width, features)
