@@ -75,6 +75,19 @@ class DenoisingLossTest(parameterized.TestCase):
     self.assertGreater(len(np.unique(steps)), 40)
     self.assertGreater(len(np.unique(x_t)), 140)
 
+  def test_time_and_noise_are_independent(self):
+    seen = []
+    see = lambda *arrays: seen.append([np.asarray(x) for x in arrays])
+
+    def model_fn(x_t, logsnr):
+      _, sigma = process.alpha_sigma(logsnr, 2)
+      jax.debug.callback(see, COSINE.time(logsnr), (x_t / sigma)[:, 0])
+      return x_t
+
+    loss(model_fn, jnp.zeros((3000, 1)), schedule=COSINE)
+    jax.effects_barrier()
+    self.assertLess(abs(np.corrcoef(*seen[0])[0, 1]), 0.07)
+
   def test_another_key_is_another_loss(self):
     x = jnp.ones((4, 3))
     values = [loss(lambda x_t, _: x_t, x, key=jax.random.key(i))[0] for i in (0, 1)]

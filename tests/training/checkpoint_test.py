@@ -203,6 +203,7 @@ class DamageTest(FolderTestCase):
     half = self.folder / "3.orbax-checkpoint-tmp"
     shutil.copytree(self.folder / "2" / "state", half / "state.orbax-checkpoint-tmp")
     cut(half / "state.orbax-checkpoint-tmp" / "manifest.ocdbt")
+    (self.folder / "9.orbax-checkpoint-tmp").mkdir()  # Not to be written again.
     self.assertEqual(checkpoint.latest_step(self.folder), 2)
     with checkpoint.open_manager(self.folder) as manager:
       self.assert_is_step(checkpoint.restore_latest(manager, abstract_state()), 2)

@@ -80,8 +80,12 @@ class OptimizerTest(parameterized.TestCase):
 
   def test_decay_is_chosen_by_name_and_by_axes(self):
     self.assertEqual(
-      optimizer.decay_mask(PARAMS),
-      {"conv": {"kernel": True, "bias": False}, "norm": {"scale": False}},
+      optimizer.decay_mask({**PARAMS, "null_token": jnp.ones(5)}),
+      {
+        "conv": {"kernel": True, "bias": False},
+        "norm": {"scale": False},
+        "null_token": False,
+      },
     )
 
   def test_the_rate_of_the_schedule_is_the_rate_of_the_update(self):
