@@ -60,7 +60,9 @@ def batches(
     grain.MapDataset.range(len(source))
     .seed(seed)
     .shuffle()
-    .repeat()  # Each epoch gets a seed of its own.
+    # Each epoch gets a seed of its own. Left to itself, grain repeats until the
+    # number of batches no longer fits an index, and then fails for batches of one.
+    .repeat(2**62 // len(source))
     .random_map(read_window)
     .batch(batch_size)
     .to_iter_dataset(grain.ReadOptions(num_threads, prefetch))

@@ -138,7 +138,8 @@ class TfdsSource:
         record
       )
     except Exception as error:  # array_record and protobuf raise what they like.
-      raise UserError(f"the record cannot be read ({error})") from error
+      reason = " ".join(str(error).split())
+      raise UserError(f"the record cannot be read ({reason})") from error
     if self._field not in example.features.feature:
       raise UserError(f"the record has no {self._field!r}")
     return list(example.features.feature[self._field].bytes_list.value)
@@ -253,7 +254,8 @@ def _open_split(
     size = len(records)
   except Exception as error:  # What a damaged file raises is not documented.
     raise UserError(
-      f"split {name!r} in {str(folder)!r} cannot be opened ({error}); copy it again"
+      f"split {name!r} in {str(folder)!r} cannot be opened "
+      f"({' '.join(str(error).split())}); copy it again"
     ) from error
   numbers = range(size)
   if held_out is None:

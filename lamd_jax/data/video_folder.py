@@ -128,11 +128,6 @@ class VideoFolderSource:
     which one depends only on the arguments, so training stays reproducible.
     """
     span = (num_frames - 1) * stride + 1
-    if not 0 <= start <= self._videos[index].num_frames - span:
-      raise ValueError(
-        f"frames {start} to {start + span - 1} of a video of "
-        f"{self._videos[index].num_frames}"
-      )
     return fallback.read_or_replace(
       lambda i, first: self._read(self._videos[i], range(first, first + span, stride)),
       self.num_frames,

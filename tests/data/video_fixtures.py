@@ -46,6 +46,7 @@ def write_video(
   options=None,
   rotation=0,
   size=(48, 64),
+  is_open_gop=False,
 ):
   """Encodes numbered frames; `times` are their timestamps, in 1/1000 s."""
   path = pathlib.Path(path)
@@ -59,7 +60,8 @@ def write_video(
     if codec in ("libx264", "mpeg4"):
       stream.max_b_frames = b_frames
     if codec == "libx264":  # Scene changes would bring keyframes of their own.
-      stream.options = {"sc_threshold": "0", "crf": "10"}
+      x264 = f"scenecut=0:open-gop={int(is_open_gop)}"
+      stream.options = {"crf": "10", "x264-params": x264}
     if times is not None:
       stream.codec_context.time_base = Fraction(1, 1000)
     if rotation:

@@ -17,6 +17,8 @@ FILES = {
   "mp4_b_frames": dict(name="a.mp4", gop=12, b_frames=3),
   "mp4_one_keyframe": dict(name="a.mp4", gop=250),
   "mp4_no_b_frames": dict(name="a.mp4", b_frames=0),
+  "mp4_open_gop": dict(name="a.mp4", gop=8, b_frames=3, is_open_gop=True),
+  "mkv_open_gop": dict(name="a.mkv", gop=8, b_frames=3, is_open_gop=True),
   "mp4_late_start": dict(name="a.mp4", times=range(7000, 7000 + 40 * 41, 40)),
   "mkv": dict(name="a.mkv"),
   "mkv_late_start": dict(name="a.mkv", times=range(7000, 7000 + 40 * 41, 40)),

@@ -1,0 +1,174 @@
+"""Batches: what is in them, and that they depend on (seed, n) alone."""
+
+import collections
+import itertools
+
+from absl.testing import absltest, parameterized
+import numpy as np
+
+from lamd_jax.data import pipeline, sources
+from lamd_jax.types import UserError
+
+
+class CountingSource:
+  """Pixels that tell their place: red is the video, green the frame."""
+
+  fps = 10.0
+
+  def __init__(self, lengths):
+    self.lengths = lengths
+    self.skipped = []
+
+  def __len__(self):
+    return len(self.lengths)
+
+  def num_frames(self, index):
+    return self.lengths[index]
+
+  def read(self, index, start, num_frames, stride):
+    numbers = start + stride * np.arange(num_frames)
+    assert start >= 0
+    assert numbers[-1] < self.lengths[index]
+    video = np.zeros((num_frames, 4, 5, 3), np.uint8)
+    video[..., 0] = index
+    video[..., 1] = numbers[:, None, None]
+    return video
+
+  def annotation(self, index):
+    del index
+    return {}
+
+
+def take(source, count, *, num_frames=3, frame_stride=2, batch_size=4, **values):
+  iterator = pipeline.batches(
+    source,
+    num_frames=num_frames,
+    frame_stride=frame_stride,
+    batch_size=batch_size,
+    **{"seed": 0, **values},
+  )
+  return list(itertools.islice(iterator, count))
+
+
+def visits(batches):
+  return np.concatenate([batch["index"] for batch in batches]).tolist()
+
+
+class BatchesTest(parameterized.TestCase):
+  def test_the_test_source_is_a_source(self):
+    self.assertIsInstance(CountingSource([5]), sources.VideoSource)
+
+  def test_a_batch_is_windows_of_the_videos_it_names(self):
+    source = CountingSource([5, 6, 9, 40, 12, 7])
+    for batch in take(source, 5):
+      video, index = batch["video"], batch["index"]
+      self.assertEqual(sorted(batch), ["index", "video"])
+      self.assertEqual((video.shape, video.dtype), ((4, 3, 4, 5, 3), np.uint8))
+      self.assertEqual((index.shape, index.dtype), ((4,), np.int32))
+      np.testing.assert_array_equal(video[:, 0, 0, 0, 0], index)
+      steps = np.diff(video[:, :, 0, 0, 1].astype(int), axis=1)
+      np.testing.assert_array_equal(steps, np.full((4, 2), 2))
+
+  def test_windows_begin_everywhere(self):
+    batches = take(CountingSource([9]), 60, batch_size=1)
+    starts = collections.Counter(int(b["video"][0, 0, 0, 0, 1]) for b in batches)
+    self.assertEqual(sorted(starts), [0, 1, 2, 3, 4])
+    self.assertGreater(min(starts.values()), 3)
+
+  def test_every_epoch_visits_every_video_once_in_an_order_of_its_own(self):
+    order = visits(take(CountingSource([6] * 12), 9))
+    epochs = [order[i : i + 12] for i in range(0, 36, 12)]
+    for epoch in epochs:
+      self.assertEqual(sorted(epoch), list(range(12)))
+    self.assertLen({tuple(epoch) for epoch in epochs}, 3)
+
+  @parameterized.parameters(1, 3)
+  def test_fewer_videos_than_a_batch_fill_it_all_the_same(self, num_videos):
+    batches = take(CountingSource([30] * num_videos), 6, batch_size=8)
+    counts = collections.Counter(visits(batches))
+    self.assertEqual(sorted(counts), list(range(num_videos)))
+    self.assertLessEqual(max(counts.values()) - min(counts.values()), 1)
+    starts = {int(v[0, 0, 0, 1]) for batch in batches for v in batch["video"]}
+    self.assertGreater(len(starts), 8)  # Not the same window each time.
+
+  def test_a_batch_depends_on_the_seed_and_its_number_alone(self):
+    source = CountingSource([20, 30, 12, 11, 9, 50, 31])
+    first = take(source, 8, seed=5)
+    for values in (dict(), dict(num_threads=1, prefetch=1), dict(num_threads=4)):
+      for a, b in zip(first, take(source, 8, seed=5, **values), strict=True):
+        np.testing.assert_equal(a, b)
+    other = take(source, 8, seed=6)
+    self.assertNotEqual(visits(first), visits(other))
+
+  @parameterized.parameters(1, 5, 7, 60)
+  def test_starting_at_a_step_is_going_on_there(self, start_step):
+    source = CountingSource([20, 30, 12, 11, 9, 50, 31])
+    whole = take(source, start_step + 3)[start_step:]
+    for a, b in zip(whole, take(source, 3, start_step=start_step), strict=True):
+      np.testing.assert_equal(a, b)
+
+  def test_starting_late_costs_nothing(self):
+    source = CountingSource([20] * 3)
+    reads = []
+    read = source.read
+    source.read = lambda *args: reads.append(args) or read(*args)
+    take(source, 1, start_step=10**7, num_threads=1, prefetch=1)
+    self.assertLess(len(reads), 40)
+
+  def test_a_users_mistake_comes_through_the_threads(self):
+    source = CountingSource([20] * 3)
+
+    def read(*args):
+      raise UserError("all files are gone")
+
+    source.read = read
+    with self.assertRaisesRegex(UserError, "all files are gone"):
+      take(source, 1)
+
+  def test_no_videos_are_a_users_mistake(self):
+    with self.assertRaisesRegex(UserError, "no video"):
+      take(CountingSource([]), 1)
+
+  def test_shapes_come_through(self):
+    data = dict(name="shapes", num_frames=3, frame_stride=2, resolution=9, num_train=5)
+    source = sources.make_source(data, "train")
+    for batch in take(source, 3):
+      for video, index in zip(batch["video"], batch["index"], strict=True):
+        np.testing.assert_array_equal(video, source.read(int(index), 0, 3, 2))
+
+
+class EvalClipsTest(absltest.TestCase):
+  def places(self, source, num_clips):
+    clips = pipeline.eval_clips(source, num_clips, 3, 2)
+    self.assertEqual(clips.dtype, np.uint8)
+    places = [(int(c[0, 0, 0, 0]), int(c[0, 0, 0, 1])) for c in clips]
+    self.assertEqual(places, pipeline.eval_windows(source, num_clips, 3, 2))
+    return places
+
+  def test_clips_are_the_first_windows_of_the_first_videos(self):
+    self.assertEqual(
+      self.places(CountingSource([20, 5, 9, 30]), 3), [(0, 0), (1, 0), (2, 0)]
+    )
+
+  def test_few_videos_give_further_windows_that_do_not_overlap(self):
+    self.assertEqual(
+      self.places(CountingSource([20, 5, 11]), 6),
+      [(0, 0), (1, 0), (2, 0), (0, 5), (2, 5), (0, 10)],
+    )
+
+  def test_no_clip_is_given_twice(self):
+    with self.assertLogs("absl", "WARNING") as logs:
+      places = self.places(CountingSource([12, 5]), 16)
+    self.assertEqual(places, [(0, 0), (1, 0), (0, 5)])
+    self.assertIn("16 clips of 3 frames were asked for", logs.output[0])
+
+  def test_no_videos_are_a_users_mistake(self):
+    with (
+      self.assertLogs("absl", "WARNING"),
+      self.assertRaisesRegex(UserError, "no held-out video"),
+    ):
+      pipeline.eval_clips(CountingSource([]), 4, 3, 2)
+
+
+if __name__ == "__main__":
+  absltest.main()
