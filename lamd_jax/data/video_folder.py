@@ -139,7 +139,7 @@ class VideoFolderSource:
     )
 
   def _read(self, video: _Video, numbers: range) -> UInt8[np.ndarray, "f h w 3"]:
-    names = [(video.name, video.first + number) for number in numbers]
+    names = [(video.name, number) for number in numbers]
     window = [self._cache.get(name) for name in names]
     if any(frame is None for frame in window):
       window = self._decode(video, numbers)

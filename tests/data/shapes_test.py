@@ -169,13 +169,22 @@ class ShapesTest(parameterized.TestCase):
       areas.append(coarse.mean())
     self.assertLess(np.ptp(areas), 0.02 * np.mean(areas))
 
-  def test_a_circle_has_the_area_of_a_circle(self):
+  @parameterized.parameters(
+    ("circle", np.pi / 4),
+    ("ring", np.pi * (0.52**2 - 0.24**2)),
+    ("square", 0.9**2),
+    ("bar", 1.2 * 0.4),
+    ("cross", 2 * 1.06 * 0.36 - 0.36**2),
+    ("triangle", 3 * np.sqrt(3) * 0.31**2),
+    ("star", 5 * 0.62 * 0.27 * np.sin(np.pi / 5)),
+  )
+  def test_an_outline_has_the_area_of_its_figure(self, form, area):
     base = shapes.make_scene(0, "train", 0).shapes[-1]
     shape = dataclasses.replace(
-      base, form="circle", size=0.4, motion=2, growth=0.0, home=(0.5, 0.5)
+      base, form=form, size=0.5, motion=2, growth=0.0, home=(0.5, 0.5), angle=0.3
     )
-    area = shape.coverage(np.zeros(1), 32).mean()
-    self.assertAlmostEqual(area, np.pi * 0.2**2, delta=0.001)
+    drawn = shape.coverage(np.zeros(1), 128).mean()
+    self.assertAlmostEqual(drawn / 0.5**2, area, delta=0.01 * area)
 
   def test_a_larger_picture_is_the_same_scene_finer(self):
     for index in range(5):

@@ -56,20 +56,22 @@ class ReadTest(FolderTestCase):
       if "rgb8" not in values.values():  # Whose eight reds do not tell frames apart.
         numbers = list(range(start, start + num_frames * stride, stride))
         self.assertEqual(numbers_of(window), numbers)
-    np.testing.assert_array_equal(video_io.read_window(path, 40, 1), whole[-1:])
+    for number in range(41):
+      frame = video_io.read_window(path, number, 1)
+      np.testing.assert_array_equal(frame, whole[number : number + 1])
 
   def test_only_what_a_window_needs_is_decoded(self):
-    path = self.write("a.mp4", num_frames=60, gop=10, b_frames=2)
+    path = self.write("a.mp4", num_frames=60, gop=8, b_frames=2)
     with av.open(str(path)) as file:
       packets = [p for p in file.demux(video=0) if p.size]
-      self.assertEqual([n for n, p in enumerate(packets) if p.is_keyframe][4], 40)
+      self.assertEqual([n for n, p in enumerate(packets) if p.is_keyframe][5], 40)
       places = [(packet.pos, packet.size) for packet in packets]
     data = bytearray(path.read_bytes())
     for number, (first, size) in enumerate(places):
-      if number not in range(40, 50):
+      if number not in range(40, 48):
         data[first : first + size] = bytes(size)
-    path.write_bytes(data)  # Nothing is left but the frames 40 to 49.
-    self.assertEqual(numbers_of(video_io.read_window(path, 43, 3, 2)), [43, 45, 47])
+    path.write_bytes(data)  # Nothing is left but the frames 40 to 47.
+    self.assertEqual(numbers_of(video_io.read_window(path, 40, 3, 2)), [40, 42, 44])
     with self.assertRaises(video_io.VideoError):
       video_io.read_window(path, 38, 3)
 
