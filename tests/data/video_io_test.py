@@ -75,6 +75,16 @@ class ReadTest(FolderTestCase):
     with self.assertRaises(video_io.VideoError):
       video_io.read_window(path, 22, 3)
 
+  @parameterized.parameters("a.mp4", "a.mkv", "a.avi")
+  def test_nothing_is_counted_from_the_beginning_where_times_can_be_trusted(self, name):
+    codec = "mpeg4" if name == "a.avi" else "libx264"
+    path = self.write(name, num_frames=60, gop=8, codec=codec)
+    with mock.patch.object(video_io, "_decode_by_count") as counted:
+      for number in range(58):
+        window = video_io.read_window(path, number, 2)
+        self.assertEqual(numbers_of(window), [number, number + 1])
+    counted.assert_not_called()
+
   def test_probe_tells_length_rate_and_size(self):
     path = self.write("a.mp4", num_frames=17, fps=30, size=(48, 80))
     self.assertEqual(video_io.probe(path), (17, 30.0, 80, 48))
