@@ -1,0 +1,165 @@
+"""Attention over pixels: symmetries, independence, and the formula itself."""
+
+import functools
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.special
+
+from lamd_jax.nn import attention
+
+
+def normal(*shape, seed=0):
+  return jnp.asarray(np.random.default_rng(seed).normal(size=shape), jnp.float32)
+
+
+def filled(module, *args):
+  """Normal numbers for every parameter, so that no branch is zero."""
+  shapes = jax.eval_shape(module.init, jax.random.key(0), *args)
+  rng = np.random.default_rng(1)
+  return jax.tree.map(lambda s: jnp.float32(rng.normal(0.0, 0.5, s.shape)), shapes)
+
+
+X, COND = normal(2, 3, 4, 8), normal(2, 5, 6, seed=2)
+CASES = [
+  ("attention", attention.SpatialAttention(2), ()),
+  ("transformer", attention.SpatialTransformer(2), (COND,)),
+  ("transformer_alone", attention.SpatialTransformer(2), (None,)),
+]
+
+
+@functools.cache
+def filled_apply(name):
+  module, args = {case[0]: case[1:] for case in CASES}[name]
+  return jax.jit(functools.partial(module.apply, filled(module, X, *args)))
+
+
+def shuffled_pixels(x, order):
+  return x.reshape(x.shape[0], -1, x.shape[-1])[:, order].reshape(x.shape)
+
+
+# The formulas in float64, one example at a time: tokens are n c.
+
+
+def standardized(x, p, axis):
+  x = x - x.mean(axis, keepdims=True)
+  x = x / np.sqrt(np.mean(x * x, axis, keepdims=True) + 1e-6)
+  return x.reshape(x.shape[0], -1) * p["scale"] + p["bias"]
+
+
+def group_norm(x, p):
+  """Two groups of four channels, over all tokens."""
+  x = np.stack(np.split(x, 2, axis=-1), axis=1)  # n groups c/groups
+  return standardized(x, p["norm"], axis=(0, 2))
+
+
+def layer_norm(x, p):
+  return standardized(x, p, axis=-1)
+
+
+def dense(x, p):
+  return x @ p["kernel"] + p["bias"]
+
+
+def attend(x, y, p):
+  out = np.array(p["out"]["bias"])
+  for head in range(2):
+    q, k, v = (
+      tokens @ p[name]["kernel"][:, head] + p[name]["bias"][head]
+      for tokens, name in ((x, "query"), (y, "key"), (y, "value"))
+    )
+    weights = scipy.special.softmax(q @ k.T / np.sqrt(q.shape[-1]), axis=-1)
+    out = out + weights @ v @ p["out"]["kernel"][head]
+  return out
+
+
+def transformer(x, cond, p):
+  h = dense(group_norm(x, p["norm"]), p["proj_in"])
+  normed = layer_norm(h, p["norm_self"])
+  h = h + attend(normed, normed, p["self_attention"])
+  normed = layer_norm(h, p["norm_cross"])
+  h = h + attend(normed, normed if cond is None else cond, p["cross_attention"])
+  value, gate = np.split(dense(layer_norm(h, p["norm_mlp"]), p["mlp_in"]), 2, -1)
+  gelu = gate * 0.5 * (1.0 + scipy.special.erf(gate / np.sqrt(2.0)))
+  return x + dense(dense(value * gelu, p["mlp_out"]) + h, p["proj_out"])
+
+
+class AttentionTest(parameterized.TestCase):
+  @parameterized.named_parameters(*CASES[:2])
+  def test_a_fresh_layer_is_the_identity(self, module, args):
+    y, _ = jax.jit(module.init_with_output)(jax.random.key(0), X, *args)
+    np.testing.assert_array_equal(y, X)
+
+  @parameterized.named_parameters((case[0], *case) for case in CASES)
+  def test_filled_it_is_the_formula(self, name, module, args):
+    got = filled_apply(name)(X, *args)
+    variables = filled(module, X, *args)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    for i in range(2):
+      x = np.asarray(X[i], np.float64).reshape(12, 8)
+      if name == "attention":
+        normed = group_norm(x, p["norm"])
+        expected = x + attend(normed, normed, p["attention"])
+      else:
+        cond = None if args[0] is None else np.asarray(COND[i], np.float64)
+        expected = transformer(x, cond, p)
+      scale = np.abs(expected).max()
+      np.testing.assert_allclose(
+        got[i].reshape(12, 8) / scale, expected / scale, atol=2e-5
+      )
+
+  @parameterized.named_parameters((case[0], case[0], case[2]) for case in CASES)
+  def test_pixels_have_no_places(self, name, args):
+    order = np.random.default_rng(3).permutation(12)
+    apply = filled_apply(name)
+    y = apply(X, *args)
+    self.assertFalse(np.allclose(shuffled_pixels(y, order), y, atol=0.1))
+    np.testing.assert_allclose(
+      apply(shuffled_pixels(X, order), *args), shuffled_pixels(y, order), atol=2e-3
+    )
+
+  @parameterized.named_parameters((case[0], case[0], case[2]) for case in CASES)
+  def test_examples_do_not_see_each_other(self, name, args):
+    apply = filled_apply(name)
+    y, moved = apply(X, *args), apply(X.at[1, 0, 0].add(2.0), *args)
+    np.testing.assert_array_equal(y[0], moved[0])
+    self.assertGreater(np.abs(y[1, 1:] - moved[1, 1:]).min(-1).max(), 0.01)
+
+
+class ConditionTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.apply = filled_apply("transformer")
+    self.y = self.apply(X, COND)
+
+  def test_the_condition_matters_to_its_own_example(self):
+    moved = self.apply(X, COND.at[0, 2].multiply(-2.0))
+    np.testing.assert_array_equal(self.y[1], moved[1])
+    self.assertGreater(np.abs(self.y[0] - moved[0]).max(-1).min(), 0.01)
+
+  def test_the_order_of_condition_tokens_does_not_matter(self):
+    shuffled = self.apply(X, COND[:, np.array([3, 0, 4, 2, 1])])
+    np.testing.assert_allclose(shuffled, self.y, atol=2e-3)
+
+  def test_the_same_tokens_twice_are_the_same_condition(self):
+    twice = self.apply(X, jnp.concatenate([COND, COND], axis=1))
+    np.testing.assert_allclose(twice, self.y, atol=2e-3)
+
+
+class DtypeTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (attention.SpatialAttention(2, dtype=jnp.dtype("bfloat16")), ()),
+    (attention.SpatialTransformer(2, dtype=jnp.dtype("bfloat16")), (COND,)),
+  )
+  def test_it_computes_in_its_dtype(self, module, args):
+    x = X.astype(jnp.bfloat16)
+    y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x, *args)
+    self.assertEqual(y.dtype, jnp.bfloat16)
+    for leaf in jax.tree.leaves(variables):
+      self.assertEqual(leaf.dtype, jnp.float32)
+
+
+if __name__ == "__main__":
+  absltest.main()
