@@ -16,6 +16,8 @@ from jaxtyping import Array, Float, Key
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
 PRNGKey = Key[Array, ""]
+# An `ml_collections.ConfigDict`; its values have any type, which its stubs deny.
+Config = Any
 Params = Any  # A nested dict of arrays.
 LossFn = Callable[..., tuple[Float[Array, ""], Metrics]]
 

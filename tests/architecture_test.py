@@ -10,7 +10,7 @@ import pathlib
 from absl.testing import absltest
 
 ROOT = pathlib.Path(__file__).parents[1]
-JOB = {"types", "config", "systems", "data", "metrics", "training"}
+JOB = {"types", "workdir", "systems", "data", "metrics", "training"}
 MAY_IMPORT = {
   "types": set(),
   "config": {"types"},
@@ -23,17 +23,18 @@ MAY_IMPORT = {
   "models": {"types", "nn"},
   "systems": {"types", "nn", "models", "diffusion"},
   # Jobs: here all meet, each through its package's own door.
+  "workdir": {"types", "systems", "training"},
   "train": JOB,
   "evaluate": JOB,
   "sample": JOB,
   "report": JOB | {"report_page"},
   "report_page": {"types", "data", "metrics"},
-  "main": {"types", "config", "train", "evaluate", "sample", "report"},
+  "main": {"types", "workdir", "data", "train", "evaluate", "sample", "report"},
 }
 # What may be imported only in these packages.
 ONLY_IN = {
   "ml_collections": {
-    "main", "train", "evaluate", "sample", "report", "config", "systems", "data"
+    "main", "workdir", "train", "evaluate", "sample", "systems", "data"
   },
   "flax.linen": {"nn", "models"},
   "tensorflow_datasets": {"data"},

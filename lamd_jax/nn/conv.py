@@ -15,12 +15,15 @@ import functools
 import math
 
 import flax.linen as nn
+from flax.linen.dtypes import promote_dtype
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 # Rows of the patch matrix built at once on CPU; its size is a few hundred KiB.
 ROWS = 4096
+# With fewer rows in all, XLA's own gradient costs little and compiles faster.
+FEW_ROWS = 8192
 
 _DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
 
@@ -37,6 +40,12 @@ def _pads(sizes, kernel, strides):
 def _direct(x, kernel, strides):
   return jax.lax.conv_general_dilated(
     x, kernel, strides, "SAME", dimension_numbers=_DIMENSIONS
+  )
+
+
+def _convolve_images(x, kernel, strides):
+  return jax.lax.conv_general_dilated(
+    x, kernel, strides, "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
   )
 
 
@@ -63,15 +72,9 @@ def _folded(x, kernel, strides):
   """The convolution as a sum of two-dimensional ones."""
   batch, frames, *_, out = *x.shape[:2], kernel.shape[-1]
   frames = math.ceil(frames / strides[0])
-  total = 0.0
+  total = jnp.zeros((), x.dtype)
   for tap, part, (first, last) in _tap_frames(x, kernel, strides):
-    y = jax.lax.conv_general_dilated(
-      part,
-      kernel[tap],
-      strides[1:],
-      "SAME",
-      dimension_numbers=("NHWC", "HWIO", "NHWC"),
-    )
+    y = _convolve_images(part, kernel[tap], strides[1:])
     y = y.reshape(batch, last - first, *y.shape[1:3], out)
     total += jnp.pad(y, ((0, 0), (first, frames - last), (0, 0), (0, 0), (0, 0)))
   return total
@@ -106,24 +109,28 @@ def _patch_gradient(x, g, kernel_shape, strides):
   return total.reshape(kh, kw, c, out)
 
 
+def _image_gradient(x, g, kernel_shape, strides):
+  """The same, by XLA."""
+  kernel = jnp.zeros((*kernel_shape, x.shape[-1], g.shape[-1]), x.dtype)
+  forward = lambda kernel: _convolve_images(x, kernel, strides)
+  return jax.vjp(forward, kernel)[1](g)[0].astype(jnp.float32)
+
+
 def _folded_gradient(x, g, kernel, strides):
   taps = [jnp.zeros(kernel.shape[1:], jnp.float32)] * kernel.shape[0]
   for tap, part, (first, last) in _tap_frames(x, kernel, strides):
     part_g = g[:, first:last].reshape(-1, *g.shape[2:])
-    taps[tap] = _patch_gradient(part, part_g, kernel.shape[1:3], strides[1:])
+    many = math.prod(part_g.shape[:3]) >= FEW_ROWS
+    gradient = _patch_gradient if many else _image_gradient
+    taps[tap] = gradient(part, part_g, kernel.shape[1:3], strides[1:])
   return jnp.stack(taps).astype(kernel.dtype)
 
 
 def _over_frames(x, kernel, strides):
   """A kernel over frames alone, with all pixels of a frame in one row."""
   b, f, h, w, c = x.shape
-  y = jax.lax.conv_general_dilated(
-    x.reshape(b, f, h * w, c),
-    kernel[:, :, 0],
-    (strides[0], 1),
-    "SAME",
-    dimension_numbers=("NHWC", "HWIO", "NHWC"),
-  )
+  rows = x.reshape(b, f, h * w, c)
+  y = _convolve_images(rows, kernel[:, :, 0], (strides[0], 1))
   return y.reshape(b, -1, h, w, kernel.shape[-1])
 
 
@@ -207,9 +214,9 @@ class Conv(nn.Module):
     size = tuple(self.kernel_size)
     strides = tuple(self.strides or (1,) * len(size))
     shape = (*size, x.shape[-1], self.features)
-    kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+    kernel: Array = self.param("kernel", self.kernel_init, shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-    x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
+    x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
     if len(size) == 2:
       return convolve(x[:, None], kernel[None], (1, *strides))[:, 0] + bias
     return convolve(x, kernel, strides) + bias

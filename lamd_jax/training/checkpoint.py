@@ -168,6 +168,23 @@ def restore_ema_params(
   return restored[STATE]["ema_params"], restored[META]
 
 
+def read_meta(folder: Folder) -> tuple[int, dict[str, Any]]:
+  """Returns the newest step and its meta, without reading any array.
+
+  Raises:
+    UserError: There is no checkpoint, or no meta can be read.
+  """
+  if latest_step(folder) is None:
+    raise UserError(f"no checkpoint in {os.fspath(folder)}: train this stage first")
+  args = ocp.args.Composite(**{META: ocp.args.JsonRestore()})
+  with open_manager(folder, read_only=True) as manager:
+    found = _newest_whole(
+      manager, lambda step: (step, manager.restore(step, args=args)[META])
+    )
+  assert found is not None
+  return found[0]
+
+
 def _newest_whole(
   manager: Manager, restore_fn: Callable[[int], Any]
 ) -> tuple[Any, list[int]] | None:

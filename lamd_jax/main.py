@@ -1,0 +1,164 @@
+r"""The command line: flags, logging, devices; calls the jobs.
+
+    python -m lamd_jax.main --config=configs/quickstart.py
+
+trains every stage of the configuration, samples, evaluates and writes a report
+into the work folder. What is already done there is not done again, and what was
+interrupted goes on. One part alone, or a picture of one's own:
+
+    python -m lamd_jax.main --config=... --mode=train
+    python -m lamd_jax.main --config=... --mode=sample --image=photo.png
+
+Any value of the configuration can be given: --config.dmg.train.steps=500
+"""
+
+from collections.abc import Sequence
+import logging as std_logging
+import os
+import pathlib
+import re
+import sys
+import time
+
+STARTED = time.monotonic()  # Before the imports, which take seconds.
+
+from absl import app, flags, logging  # noqa: E402
+import jax  # noqa: E402
+from ml_collections import config_flags  # noqa: E402
+
+from lamd_jax import evaluate, report, sample, train, workdir  # noqa: E402
+from lamd_jax.data import video_io  # noqa: E402
+from lamd_jax.types import UserError  # noqa: E402
+
+MODES = ("all", "train", "sample", "evaluate", "report")
+
+_CONFIG = config_flags.DEFINE_config_file(
+  "config", None, "A file of configs/, or one of your own.", lock_config=True
+)
+_WORKDIR = flags.DEFINE_string(
+  "workdir", None, "Work folder; by default runs/ and the name of the configuration."
+)
+_MODE = flags.DEFINE_enum("mode", "all", MODES, "What to do; all parts by default.")
+_IMAGE = flags.DEFINE_string("image", None, "With --mode=sample: a picture to animate.")
+_VIDEO = flags.DEFINE_string(
+  "video", None, "With --mode=sample: a video whose first frame to animate."
+)
+_DISTRIBUTED = flags.DEFINE_bool(
+  "distributed", False, "One process of several, as on a TPU pod: find the others."
+)
+
+
+def main(argv: Sequence[str]) -> int:
+  """Runs the jobs that the flags ask for; returns the exit status."""
+  if len(argv) > 1:
+    return _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
+  try:
+    _run()
+  except UserError as error:
+    return _fail(str(error))
+  except train.Stopped as stopped:
+    print(stopped, file=sys.stderr)
+    return stopped.exit_status
+  except KeyboardInterrupt:
+    print("interrupted; the same command goes on from there", file=sys.stderr)
+    return 130
+  return 0
+
+
+def _run() -> None:
+  """What the flags ask for, in order."""
+  if _CONFIG.value is None:
+    raise UserError("--config is missing, for example --config=configs/quickstart.py")
+  if (_IMAGE.value or _VIDEO.value) and _MODE.value != "sample":
+    raise UserError("--image and --video need --mode=sample")
+  if _IMAGE.value and _VIDEO.value:
+    raise UserError("give --image or --video, not both")
+  config = _CONFIG.value
+  folder = pathlib.Path(_WORKDIR.value or _default_workdir()).expanduser()
+  mode = _MODE.value
+  if mode == "report":
+    _say_report(report.write_report(folder))
+    return
+  if _DISTRIBUTED.value:
+    jax.distributed.initialize()
+  config = config.copy_and_resolve_references()
+  train.check(config)
+  if mode in ("all", "train"):
+    workdir.open_workdir(folder, config)
+  else:
+    workdir.check_workdir(folder, config)
+  logging.info("work folder %s, %d device(s)", folder, jax.device_count())
+  startup_seconds = time.monotonic() - STARTED
+  if mode in ("all", "train"):
+    train.train(config, folder)
+  if picture := _IMAGE.value or _VIDEO.value:
+    name = re.sub(r"[^\w.-]+", "_", pathlib.Path(picture).stem) or "picture"
+    for path in sample.animate(config, folder, _read_picture(picture), name):
+      print(path)
+    return
+  if mode in ("all", "sample"):
+    sample.sample_clips(config, folder)
+  if mode in ("all", "evaluate"):
+    evaluate.evaluate(config, folder, startup_seconds)
+  if mode == "all" and jax.process_index() == 0:
+    _say_report(report.write_report(folder))
+
+
+def _read_picture(path: str):
+  if _IMAGE.value:
+    return video_io.read_image(path)
+  return video_io.read_window(path, 0, 1)[0]
+
+
+def _default_workdir() -> str:
+  """Returns `runs/<config name>`, with what follows the colon."""
+  path, _, argument = config_flags.get_config_filename(flags.FLAGS["config"]).partition(
+    ":"
+  )
+  name = pathlib.Path(path).stem + (f"_{argument}" if argument else "")
+  return os.path.join("runs", re.sub(r"[^\w.-]+", "_", name))
+
+
+def _say_report(path: pathlib.Path) -> None:
+  print(f"report: {path}")
+
+
+def _fail(message: str) -> int:
+  print(f"error: {message}", file=sys.stderr)
+  return 2
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; a mistake in it ends the program with one line."""
+  try:
+    return flags.FLAGS(list(argv))
+  except UserError as error:
+    message = str(error)
+  except FileNotFoundError as error:
+    message = (
+      f"--config: there is no file {error.filename!r}; see configs/ for what there is"
+    )
+  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    lines = [
+      line.strip() for line in str(error.args[0] if error.args else error).splitlines()
+    ]
+    message = " ".join(line for line in lines if line)
+  sys.exit(_fail(message))
+
+
+def is_ours_or_a_warning(record: std_logging.LogRecord) -> bool:
+  """Whether to print a log record: orbax and others tell of every step they take."""
+  ours = pathlib.Path(__file__).parent in pathlib.Path(record.pathname).parents
+  return ours or record.levelno >= std_logging.WARNING
+
+
+def run() -> None:
+  """Entry point."""
+  logging.set_verbosity(logging.INFO)
+  logging.get_absl_handler().addFilter(is_ours_or_a_warning)
+  logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
+  app.run(main, flags_parser=parse_flags)
+
+
+if __name__ == "__main__":
+  run()

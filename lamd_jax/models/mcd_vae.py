@@ -1,0 +1,309 @@
+"""MCD-VAE: a video as the content of its first frame and a motion latent.
+
+LaMD's motion-content decomposed video autoencoder, Hu et al. 2023
+(arXiv:2304.11603), section 3.2. For a clip x_{0:L} of L frames
+
+  f_x0, f^1 .. f^k = E_I(x_0)             content: features at several scales
+  q(z_m | x_{0:L}) = N(mu, sigma^2)       motion: E_M(x_{0:L}) = mu, log sigma^2
+  z_m = Norm(mu + eps sigma)              one map for the whole clip, no time axis
+  x^_{0:L} = D_V(z_m, f_x0, f^1 .. f^k)   both fused, from coarse to fine
+
+The latent has 1 / r_s of the frame's height and width and d channels; time is
+removed (r_t = L). The paper does not give widths, the axes of Norm or the fusion
+operator. Here Norm is over all entries of one latent, without parameters, so
+that it applies unchanged to a generated latent; and fusion is concatenation. The
+widths are those of LDM's kl-f4 encoder at the paper's size.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+from einops import rearrange
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lamd_jax.nn.attention import SpatialAttention
+from lamd_jax.nn.blocks import (
+  Norm,
+  ResBlock,
+  doubling_lengths,
+  interpolate_frames,
+  upsample_space,
+)
+from lamd_jax.nn.conv import Conv
+from lamd_jax.types import PRNGKey, UserError
+
+IMAGE_KERNELS = ((3, 3), (3, 3))
+# Of a fresh encoder. At 0, the noise would drown the fresh mean, and the decoder
+# would learn to do without the latent before the latent says anything.
+FIRST_LOGVAR = -6.0
+LOGVAR_RANGE = (-30.0, 20.0)  # As in LDM: keeps the exponential finite.
+
+
+class Content(NamedTuple):
+  """What E_I reads from one image.
+
+  Attributes:
+    deepest: f_x0, on the grid of the motion latent.
+    scales: f^1 .. f^k, from full resolution to the grid of the latent.
+  """
+
+  deepest: Float[Array, "b h w d"]
+  scales: tuple[Float[Array, "b ..."], ...]
+
+
+class Posterior(NamedTuple):
+  """The Gaussian q(z_m | x_{0:L}), independent in every entry."""
+
+  mean: Float[Array, "b h w d"]
+  logvar: Float[Array, "b h w d"]
+
+  def sample(self, key: PRNGKey) -> Float[Array, "b h w d"]:
+    """Draws from the posterior, differentiably."""
+    noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+    return self.mean + jnp.exp(0.5 * self.logvar) * noise
+
+  def kl(self) -> Float[Array, " b"]:
+    """KL(q || N(0, I)) in nats, summed over the latent."""
+    terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar
+    return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
+
+
+def normalize(z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+  """Norm: mean 0 and standard deviation 1 over all entries of each latent."""
+  mean = jnp.mean(z, axis=(1, 2, 3), keepdims=True)
+  std = jnp.std(z, axis=(1, 2, 3), keepdims=True)
+  return (z - mean) / (std + 1e-6)
+
+
+class ContentEncoder(nn.Module):
+  """E_I: the contracting half of a 2D U-Net, over the first frame.
+
+  Attributes:
+    channels: One for each scale, from full resolution; each next scale is half
+      the size, so r_s = 2 ** (len(channels) - 1).
+    content_channels: d', the channels of f_x0.
+    num_blocks: Residual blocks at each scale.
+    dtype: Of the computation.
+  """
+
+  channels: Sequence[int]
+  content_channels: int
+  num_blocks: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, image: Float[Array, "b h w 3"]) -> Content:
+    """Reads the content of an image with values in [-1, 1]."""
+    h = Conv(self.channels[0], (3, 3), dtype=self.dtype, name="conv_in")(image)
+    scales = []
+    for i, channels in enumerate(self.channels):
+      if i > 0:
+        h = Conv(channels, (3, 3), (2, 2), dtype=self.dtype, name=f"down_{i}")(h)
+      for j in range(self.num_blocks):
+        block = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name=f"res_{i}_{j}")
+        h = block(h)
+      scales.append(h)
+    channels = self.channels[-1]
+    h = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name="mid_res_0")(h)
+    h = SpatialAttention(dtype=self.dtype, name="mid_attention")(h)
+    h = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name="mid_res_1")(h)
+    h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
+    h = Conv(self.content_channels, (3, 3), dtype=self.dtype, name="conv_out")(h)
+    return Content(deepest=h, scales=tuple(scales))
+
+
+class MotionEncoder(nn.Module):
+  """E_M: a light 3D encoder that halves time until one step is left.
+
+  Attributes:
+    channels: Of the first convolution, then of each stage that halves height,
+      width and time, so r_s = 2 ** (len(channels) - 1). Stages that halve time
+      alone follow, with the last width.
+    motion_channels: d, the channels of z_m.
+    kernels: Of the residual block in each stage.
+    dtype: Of the computation.
+  """
+
+  channels: Sequence[int]
+  motion_channels: int
+  kernels: Sequence[Sequence[int]]
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, video: Float[Array, "b f h w 3"]) -> Posterior:
+    """Encodes a clip with values in [-1, 1], its first frame included."""
+    h = Conv(self.channels[0], (3, 3, 3), dtype=self.dtype, name="conv_in")(video)
+    stages = [((2, 2, 2), c) for c in self.channels[1:]]
+    halvings = math.ceil(math.log2(video.shape[1]))
+    stages += [((2, 1, 1), self.channels[-1])] * (halvings - len(stages))
+    for i, (strides, channels) in enumerate(stages):
+      down = Conv(channels, (3, 3, 3), strides, dtype=self.dtype, name=f"down_{i}")
+      h = ResBlock(channels, self.kernels, dtype=self.dtype, name=f"res_{i}")(down(h))
+    h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h[:, 0]))
+    h = Conv(2 * self.motion_channels, (1, 1), dtype=self.dtype, name="conv_out")(h)
+    mean, logvar = jnp.split(h.astype(jnp.float32), 2, axis=-1)
+    return Posterior(mean, jnp.clip(logvar + FIRST_LOGVAR, *LOGVAR_RANGE))
+
+
+class GrowFrames(nn.Module):
+  """Temporal interpolation to at most twice the frames.
+
+  Linear interpolation, plus a convolution that gives each new frame features of its
+  own. Interpolation alone would turn one step in time into equal frames, which only
+  the padding of later convolutions could tell apart.
+
+  Attributes:
+    num_frames: Frames out.
+    dtype: Of the computation.
+  """
+
+  num_frames: int
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f2 h w c"]:
+    """Returns x at `num_frames` frames."""
+    if x.shape[1] == self.num_frames:
+      return x
+    own = Conv(2 * x.shape[-1], (3, 1, 1), dtype=self.dtype, name="conv")(x)
+    own = rearrange(own, "b f h w (two c) -> b (f two) h w c", two=2)
+    return interpolate_frames(x, self.num_frames) + own[:, : self.num_frames]
+
+
+class FusionDecoder(nn.Module):
+  """D_V: grows the motion latent in time and space, adding content at each scale.
+
+  The motion latent meets f_x0 first. Time then doubles on the grid of the latent
+  (`GrowFrames`); from scale to scale height, width and time double. At each
+  scale the content features f^k .. f^1, the same for all frames, are fused in.
+
+  Fusion is a convolution over the concatenated motion and content features. The
+  content does not change over time, so its part of that convolution is computed
+  once and added to every frame, which gives the same numbers for less work.
+
+  Attributes:
+    num_frames: L.
+    channels: One for each scale, from full resolution.
+    num_blocks: Residual blocks at each scale.
+    kernels: Of the residual blocks.
+    dtype: Of the computation.
+  """
+
+  num_frames: int
+  channels: Sequence[int]
+  num_blocks: int
+  kernels: Sequence[Sequence[int]]
+  dtype: jnp.dtype | None = None
+
+  @nn.compact
+  def __call__(
+    self, z: Float[Array, "b h w d"], content: Content
+  ) -> Float[Array, "b f h2 w2 3"]:
+    """Decodes a normalized motion latent with the content of an image."""
+
+    def block(channels, name):
+      return ResBlock(channels, self.kernels, dtype=self.dtype, name=name)
+
+    def grow(h, num_frames, name):
+      return GrowFrames(num_frames, dtype=self.dtype, name=name)(h)
+
+    # The last doublings of time go with the doublings of space, the others before.
+    lengths = doubling_lengths(self.num_frames)[1:]
+    num_late = min(len(self.channels) - 1, len(lengths))
+    early, late = lengths[: -num_late or None], lengths[len(lengths) - num_late :]
+    late = [early[-1] if early else 1] * (len(self.channels) - 1 - num_late) + late
+    z = z.astype(content.deepest.dtype)
+    h = jnp.concatenate([z, content.deepest], axis=-1)
+    h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="conv_in")(h)
+    h = block(self.channels[-1], "res_in")(h[:, None])
+    for i, length in enumerate(early):
+      h = block(self.channels[-1], f"res_grow_{i}")(grow(h, length, f"grow_{i}"))
+    for i in reversed(range(len(self.channels))):
+      channels = self.channels[i]
+      h = Conv(channels, (1, 3, 3), dtype=self.dtype, name=f"fuse_motion_{i}")(h)
+      if i < len(self.channels) - 1:
+        h = upsample_space(grow(h, late.pop(0), f"grow_at_{i}"))
+      fuse = Conv(channels, (3, 3), dtype=self.dtype, name=f"fuse_content_{i}")
+      h += fuse(content.scales[i])[:, None]
+      for j in range(self.num_blocks):
+        h = block(channels, f"res_{i}_{j}")(h)
+    h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
+    h = Conv(3, (1, 3, 3), dtype=self.dtype, name="conv_out")(h)
+    return h.astype(jnp.float32)
+
+
+class MCDVAE(nn.Module):
+  """The whole autoencoder; see the module docstring.
+
+  Attributes:
+    num_frames: L, frames in a clip, the given one included.
+    motion_channels: d, channels of the motion latent.
+    content_channels: d', channels of the deepest content feature.
+    encoder_channels: Widths of E_I, from full resolution; r_s = 2 ** (len - 1).
+    motion_encoder_channels: Widths of E_M, as many.
+    decoder_channels: Widths of D_V, as many.
+    num_blocks: Residual blocks at each scale of E_I and D_V.
+    kernels: Of the residual blocks over videos: `((3, 3, 3), (3, 3, 3))`, or
+      factorized `((1, 3, 3), (3, 1, 1))` at less than half the cost.
+    dtype: Of the computation; parameters, norms and latents are float32.
+  """
+
+  num_frames: int
+  motion_channels: int = 3
+  content_channels: int = 512
+  encoder_channels: Sequence[int] = (128, 256, 512)
+  motion_encoder_channels: Sequence[int] = (64, 128, 256)
+  decoder_channels: Sequence[int] = (64, 128, 256)
+  num_blocks: int = 2
+  kernels: Sequence[Sequence[int]] = ((3, 3, 3), (3, 3, 3))
+  dtype: jnp.dtype | None = None
+
+  @property
+  def spatial_factor(self) -> int:
+    """r_s: height and width of a frame over those of the motion latent."""
+    return 2 ** (len(self.encoder_channels) - 1)
+
+  def setup(self):
+    """Makes the three networks."""
+    widths = (self.motion_encoder_channels, self.decoder_channels)
+    if any(len(w) != len(self.encoder_channels) for w in widths):
+      raise UserError(
+        "encoder_channels, motion_encoder_channels and decoder_channels need as many"
+        f" widths, one for each scale; given {len(self.encoder_channels)},"
+        f" {len(widths[0])} and {len(widths[1])}"
+      )
+    self.content_encoder = ContentEncoder(
+      self.encoder_channels, self.content_channels, self.num_blocks, self.dtype
+    )
+    self.motion_encoder = MotionEncoder(
+      self.motion_encoder_channels, self.motion_channels, self.kernels, self.dtype
+    )
+    self.decoder = FusionDecoder(
+      self.num_frames, self.decoder_channels, self.num_blocks, self.kernels, self.dtype
+    )
+
+  def encode_content(self, image: Float[Array, "b h w 3"]) -> Content:
+    """E_I: content of an image with values in [-1, 1]."""
+    return self.content_encoder(image)
+
+  def encode_motion(self, video: Float[Array, "b f h w 3"]) -> Posterior:
+    """E_M: the posterior of the motion latent, before Norm."""
+    return self.motion_encoder(video)
+
+  def decode(
+    self, z: Float[Array, "b h w d"], content: Content
+  ) -> Float[Array, "b f h2 w2 3"]:
+    """D_V: a video in about [-1, 1], not clipped. `z` is normalized here."""
+    return self.decoder(normalize(z), content)
+
+  def __call__(
+    self, video: Float[Array, "b f h w 3"], key: PRNGKey
+  ) -> tuple[Float[Array, "b f h w 3"], Posterior]:
+    """Encodes, samples the posterior and decodes."""
+    posterior = self.encode_motion(video)
+    content = self.encode_content(video[:, 0])
+    return self.decode(posterior.sample(key), content), posterior

@@ -1,0 +1,206 @@
+"""LaMD: latent motion diffusion, in two stages.
+
+Hu et al. 2023 (arXiv:2304.11603). Stage `mcd_vae` learns to write a clip as the
+content of its first frame and one motion latent; stage `dmg`, with the first
+frozen, learns to generate the latent from the content. To animate a picture:
+E_I reads it, DMG samples a latent, Norm, D_V decodes.
+"""
+
+from collections.abc import Mapping
+import functools
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from lamd_jax.diffusion import losses, process, samplers, schedules
+from lamd_jax.models.dmg import DMG
+from lamd_jax.models.mcd_vae import MCDVAE, normalize
+from lamd_jax.systems.build import apply, build, compute_dtype
+from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
+
+
+@struct.dataclass
+class MCDVAEStage:
+  """Stage 1: the autoencoder, with the L1 and KL terms of equation 2.
+
+  Attributes:
+    model: The network.
+    kl_weight: beta, on the KL in nats divided by the number of values of the clip:
+      the weight of LDM's code, which sums both terms over a clip. The paper gives
+      1e-2 and no reduction.
+  """
+
+  model: MCDVAE = struct.field(pytree_node=False)
+  kl_weight: float = struct.field(pytree_node=False)
+
+  def init(self, key: PRNGKey, batch: Batch) -> Params:
+    """See `Stage`."""
+    video = from_uint8(batch["video"])
+    return self.model.init(key, video, key)["params"]
+
+  def loss(
+    self, params: Params, batch: Batch, key: PRNGKey, *, train: bool
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Mean absolute error of pixels in [-1, 1], plus the weighted KL."""
+    del train  # No dropout.
+    video = from_uint8(batch["video"])
+    decoded, posterior = apply(self.model, params, video, key)
+    l1 = jnp.mean(jnp.abs(decoded - video))
+    kl = jnp.mean(posterior.kl())
+    values_per_clip = video[0].size
+    metrics = {"l1": l1, "kl_per_latent_value": kl / posterior.mean[0].size}
+    return l1 + self.kl_weight * kl / values_per_clip, metrics
+
+  def sample(
+    self, params: Params, batch: Batch, key: PRNGKey
+  ) -> Float[Array, "b f h w 3"]:
+    """Reconstructs, from the mean of the posterior."""
+    del key
+    video = from_uint8(batch["video"])
+
+    def reconstruct(model: MCDVAE):
+      content = model.encode_content(video[:, 0])
+      return model.decode(model.encode_motion(video).mean, content)
+
+    return apply(self.model, params, method=reconstruct)
+
+
+@struct.dataclass
+class DMGStage:
+  """Stage 2: diffusion of the normalized motion latent, given the first frame.
+
+  Attributes:
+    model: The network.
+    vae: The network of stage 1.
+    schedule: Noise levels.
+    parameterization: What the network predicts; the paper's is "eps".
+    num_steps: DDIM steps when sampling; the paper's is 200.
+    eta: Of DDIM; 0 is deterministic.
+    vae_params: Of stage 1, frozen.
+  """
+
+  model: DMG = struct.field(pytree_node=False)
+  vae: MCDVAE = struct.field(pytree_node=False)
+  schedule: schedules.Schedule = struct.field(pytree_node=False)
+  parameterization: process.Parameterization = struct.field(pytree_node=False)
+  num_steps: int = struct.field(pytree_node=False)
+  eta: float = struct.field(pytree_node=False)
+  vae_params: Params
+
+  def init(self, key: PRNGKey, batch: Batch) -> Params:
+    """See `Stage`."""
+    z, content = self._encode(batch, key)
+    timestep = jnp.zeros(z.shape[0])
+    return self.model.init(key, z, timestep, content)["params"]
+
+  def loss(
+    self, params: Params, batch: Batch, key: PRNGKey, *, train: bool
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """The denoising loss (equation 6) on a fresh draw from each posterior."""
+    encode_key, loss_key, dropout_key = jax.random.split(key, 3)
+    z, content = self._encode(batch, encode_key)
+
+    def model_fn(z_t, logsnr):
+      timestep = self.schedule.timestep(logsnr)
+      rngs = {"dropout": dropout_key}
+      return apply(self.model, params, z_t, timestep, content, train=train, rngs=rngs)
+
+    return losses.denoising_loss(
+      model_fn,
+      z,
+      loss_key,
+      schedule=self.schedule,
+      parameterization=self.parameterization,
+    )
+
+  def sample(
+    self, params: Params, batch: Batch, key: PRNGKey
+  ) -> Float[Array, "b f h w 3"]:
+    """Animates the first frames of a batch; its other frames are not looked at."""
+    image = from_uint8(batch["video"][:, 0])
+    content = apply(self.vae, self.vae_params, image, method="encode_content")
+
+    def model_fn(z_t, logsnr):
+      timestep = self.schedule.timestep(logsnr)
+      return apply(self.model, params, z_t, timestep, content.deepest)
+
+    init_key, steps_key = jax.random.split(key)
+    shape = (*content.deepest.shape[:-1], self.vae.motion_channels)
+    z = samplers.sample(
+      steps_key,
+      jax.random.normal(init_key, shape),
+      denoise_fn=process.make_denoise_fn(model_fn, self.parameterization),
+      step_fn=functools.partial(samplers.ddim_step, eta=self.eta),
+      logsnr_grid=self.schedule.sampling_grid(self.num_steps),
+    )
+    return apply(self.vae, self.vae_params, z, content, method="decode")
+
+  def _encode(
+    self, batch: Batch, key: PRNGKey
+  ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w c"]]:
+    """Returns a normalized draw of the motion latent, and f_x0."""
+    video = from_uint8(batch["video"])
+
+    def encode(vae: MCDVAE):
+      posterior = vae.encode_motion(video)
+      content = vae.encode_content(video[:, 0])
+      return normalize(posterior.sample(key)), content.deepest
+
+    encoded = apply(self.vae, self.vae_params, method=encode)
+    return jax.lax.stop_gradient(encoded)
+
+
+def make_mcd_vae(config: Config, earlier: Mapping[str, Params]) -> MCDVAEStage:
+  """Builds stage 1."""
+  del earlier
+  return MCDVAEStage(_make_vae(config), config.mcd_vae.loss.kl_weight)
+
+
+def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
+  """Builds stage 2 around the parameters of stage 1."""
+  vae = _make_vae(config)
+  model = build(DMG, config.dmg.model, "dmg.model", dtype=compute_dtype(config))
+  resolution, levels = config.data.resolution, len(model.channel_mults)
+  multiple = vae.spatial_factor * 2 ** (levels - 1)
+  if resolution % multiple:
+    raise UserError(
+      f"data.resolution={resolution} does not divide by {multiple}: a motion latent"
+      f" {vae.spatial_factor} times smaller, halved on the {levels} levels of"
+      f" dmg.model.channel_mults; nearest: {_nearest(resolution, multiple)}"
+    )
+  return DMGStage(
+    model=model,
+    vae=vae,
+    schedule=schedules.make_schedule(config.dmg.diffusion.schedule),
+    parameterization=config.dmg.diffusion.parameterization,
+    num_steps=config.sample.num_steps,
+    eta=config.sample.eta,
+    vae_params=earlier["mcd_vae"],
+  )
+
+
+def _make_vae(config: Config) -> MCDVAE:
+  num_frames, resolution = config.data.num_frames, config.data.resolution
+  if num_frames < 2:
+    raise UserError(f"data.num_frames={num_frames}: a video needs at least 2 frames")
+  vae = build(
+    MCDVAE,
+    config.mcd_vae.model,
+    "mcd_vae.model",
+    num_frames=num_frames,
+    dtype=compute_dtype(config),
+  )
+  if resolution % vae.spatial_factor:
+    raise UserError(
+      f"data.resolution={resolution} does not divide by the downsampling factor"
+      f" {vae.spatial_factor} of mcd_vae.model.encoder_channels; nearest:"
+      f" {_nearest(resolution, vae.spatial_factor)}"
+    )
+  return vae
+
+
+def _nearest(value: int, multiple: int) -> int:
+  return max(round(value / multiple), 1) * multiple

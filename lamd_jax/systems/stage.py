@@ -1,0 +1,68 @@
+"""What a job knows of a system: its stages, each of which is trained once.
+
+A stage is a `flax.struct.dataclass`: networks and numbers are static fields, the
+frozen parameters of earlier stages are leaves. So a stage is an argument of the
+compiled step, and what it holds is not baked into the program as constants.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Protocol, runtime_checkable
+
+from jaxtyping import Array, Float
+
+from lamd_jax.systems import lamd
+from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
+
+
+@runtime_checkable
+class Stage(Protocol):
+  """One training of one paper. All methods are pure."""
+
+  def init(self, key: PRNGKey, batch: Batch) -> Params:
+    """Returns fresh parameters, for a batch of the shapes to come."""
+    ...
+
+  def loss(
+    self, params: Params, batch: Batch, key: PRNGKey, *, train: bool
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Returns the loss, a mean over the batch, and scalars worth logging."""
+    ...
+
+  def sample(
+    self, params: Params, batch: Batch, key: PRNGKey
+  ) -> Float[Array, "b f h w 3"]:
+    """Returns videos in about [-1, 1]: reconstructed or generated."""
+    ...
+
+
+MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
+
+# System -> stage -> (config, parameters of earlier stages) -> stage. The last stage
+# of a system generates; one called by an autoencoder's name before it reconstructs.
+SYSTEMS: dict[str, dict[str, MakeStage]] = {
+  "lamd": {"mcd_vae": lamd.make_mcd_vae, "dmg": lamd.make_dmg},
+}
+AUTOENCODERS = ("mcd_vae",)
+
+
+def make_stage(config: Config, name: str, earlier: Mapping[str, Params]) -> Stage:
+  """Builds one stage of the system that a configuration names.
+
+  Args:
+    config: The whole configuration.
+    name: One of `config.stages`.
+    earlier: Parameters of the stages before it, by name.
+
+  Raises:
+    UserError: A name is unknown, or a value impossible.
+  """
+  if config.system not in SYSTEMS:
+    raise UserError(
+      f"config.system is {config.system!r}; known: {', '.join(sorted(SYSTEMS))}"
+    )
+  stages = SYSTEMS[config.system]
+  if name not in stages:
+    raise UserError(
+      f"config.stages has {name!r}; {config.system} has {', '.join(stages)}"
+    )
+  return stages[name](config, earlier)

@@ -1,0 +1,185 @@
+"""The work folder of one experiment: whose it is, and what lies where.
+
+config.json        the resolved configuration, checked before anything is written
+environment.json   versions, devices, git revision of the run that began it
+<stage>/           checkpoints, scalars, TensorBoard files and pictures of a stage
+samples/           clips.npz, and the same clips as mp4, gif and png
+metrics.json       every figure of the report, name to number
+report.html        the report
+"""
+
+from collections.abc import Mapping
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import resource
+import subprocess
+import sys
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+import lamd_jax
+from lamd_jax.systems import stage as stage_lib
+from lamd_jax.training import checkpoint, disk, sharding
+from lamd_jax.types import Config, Params, UserError
+
+CHECKPOINTS = "checkpoints"
+CONFIG = "config.json"
+ENVIRONMENT = "environment.json"
+METRICS = "metrics.json"
+CLIPS = "samples/clips.npz"
+# Blocks that say how to look at a trained model, not which model it is: they may
+# change from one run in a work folder to the next.
+FREE_BLOCKS = ("sample", "evaluate")
+PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
+
+
+def open_workdir(workdir: pathlib.Path, config: Config) -> None:
+  """Makes a work folder, or checks that an existing one is this experiment's.
+
+  Raises:
+    UserError: The folder belongs to another configuration; nothing is changed.
+  """
+  if workdir.exists() and not workdir.is_dir():
+    raise UserError(f"--workdir={workdir} is a file; expected a folder")
+  if (workdir / CONFIG).exists():
+    check_workdir(workdir, config)
+  write_json(workdir / CONFIG, _plain(config))
+  if not (workdir / ENVIRONMENT).exists():
+    write_json(workdir / ENVIRONMENT, environment())
+
+
+def check_workdir(workdir: pathlib.Path, config: Config) -> None:
+  """Raises a `UserError` unless the folder was trained with this configuration."""
+  if not (workdir / CONFIG).exists():
+    raise UserError(
+      f"--workdir={workdir} has no {CONFIG}: expected a folder that --mode=train wrote"
+    )
+  differing = [
+    f"{key} (there {there}, now {now})"
+    for key, there, now in _differences(read_json(workdir / CONFIG), _plain(config))
+    if key.partition(".")[0] not in FREE_BLOCKS
+  ]
+  if differing:
+    raise UserError(
+      f"{workdir} belongs to another configuration: {', '.join(differing)};"
+      " choose another --workdir, or delete that folder"
+    )
+
+
+def environment() -> dict[str, str | int]:
+  """Returns what a run depends on besides its configuration."""
+  devices = jax.devices()
+  return {
+    "lamd_jax": lamd_jax.__version__,
+    "git_revision": _git_revision(),
+    "python": platform.python_version(),
+    **{name: importlib.metadata.version(name) for name in PACKAGES},
+    "platform": devices[0].platform,
+    "device": devices[0].device_kind,
+    "num_devices": len(devices),
+    "num_processes": jax.process_count(),
+    "cpu_cores": os.cpu_count() or 0,
+    "command": " ".join(sys.argv),
+  }
+
+
+def load_stage(
+  config: Config, workdir: pathlib.Path, name: str, mesh: Mesh
+) -> stage_lib.Stage:
+  """Builds a stage around the averaged parameters of the stages before it."""
+  earlier: dict[str, Params] = {}
+  for before in config.stages[: list(config.stages).index(name)]:
+    stage = stage_lib.make_stage(config, before, earlier)
+    earlier[before] = load_params(config, workdir, before, stage, mesh)[0]
+  return stage_lib.make_stage(config, name, earlier)
+
+
+def load_params(
+  config: Config,
+  workdir: pathlib.Path,
+  name: str,
+  stage: stage_lib.Stage,
+  mesh: Mesh,
+) -> tuple[Params, dict[str, Any]]:
+  """Returns a trained stage's averaged parameters, and its checkpoint's meta."""
+  abstract = jax.eval_shape(stage.init, jax.random.key(0), abstract_batch(config))
+  folder = workdir / name / CHECKPOINTS
+  return checkpoint.restore_ema_params(folder, sharding.place(mesh, abstract))
+
+
+def abstract_batch(
+  config: Config, batch_size: int = 1
+) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of a batch."""
+  side = config.data.resolution
+  shape = (batch_size, config.data.num_frames, side, side, 3)
+  return {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+
+
+def peak_memory_gb() -> float:
+  """Most memory this process has held so far, in GB (10^9 bytes)."""
+  # Kilobytes on Linux, bytes on macOS.
+  unit = 1 if sys.platform == "darwin" else 1024
+  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads one of the folder's JSON files.
+
+  Raises:
+    UserError: It is not JSON.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as e:
+    raise UserError(f"{path} is damaged ({e}); restore it or delete it") from e
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+  """Writes JSON, whole or not at all."""
+  write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file, whole or not at all; of several processes, only the first."""
+  if jax.process_index() != 0:
+    return
+  part = path.with_name(f".{path.name}.part")
+  with disk.explain_full_disk(path.parent):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part.write_text(text, encoding="utf-8")
+    os.replace(part, path)
+
+
+def _plain(config: Config) -> dict[str, Any]:
+  """Returns the configuration as JSON would give it back."""
+  return json.loads(config.to_json_best_effort())
+
+
+def _differences(there: Any, now: Any, path: str = ""):
+  """Yields (key, value there, value now) where two nested dicts differ."""
+  if isinstance(there, dict) and isinstance(now, dict):
+    for key in sorted(there.keys() | now.keys()):
+      inner = f"{path}.{key}" if path else key
+      yield from _differences(there.get(key, "absent"), now.get(key, "absent"), inner)
+  elif there != now:
+    yield path, there, now
+
+
+def _git_revision() -> str:
+  """Returns the commit of this source tree, with a + if it was changed since."""
+  folder = pathlib.Path(__file__).parent
+  git = ["git", "-C", str(folder)]
+  try:
+    run = lambda *args: subprocess.run(
+      [*git, *args], capture_output=True, text=True, check=True, timeout=10
+    ).stdout.strip()
+    return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain") else "")
+  except (OSError, subprocess.SubprocessError):
+    return "unknown"
