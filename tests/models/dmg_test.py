@@ -65,6 +65,12 @@ class DMGTest(parameterized.TestCase):
     self.assertGreater(by[0], 0.001)
     self.assertEqual(by[1], 0.0)
 
+  def test_the_scale_of_the_content_does_not_matter(self):
+    # So large that positions and biases do not matter either.
+    apply = filled_apply()
+    large, twice = (apply(Z, STEP, scale * CONTENT) for scale in (1e5, 2e5))
+    np.testing.assert_allclose(large, twice, atol=1e-3)
+
   def test_the_output_is_float32_whatever_the_computation(self):
     y, variables = shapes_of(TINY.clone(dtype=jnp.dtype("bfloat16")))
     self.assertEqual((y.shape, y.dtype), (Z.shape, jnp.float32))

@@ -94,6 +94,28 @@ class UNetTest(parameterized.TestCase):
       by = changed(tree.unflatten([*leaves[:i], np.float32(moved), *leaves[i + 1 :]]))
       self.assertGreater(by.min(), 1e-4, name)  # Rounding is 1e-6.
 
+  @parameterized.parameters(
+    ("down_1_0", "up_1_0", 16),
+    ("downsample_0", "up_1_1", 8),
+    ("down_0_0", "up_0_0", 8),
+    ("conv_in", "up_0_1", 8),
+  )
+  def test_every_layer_of_the_way_down_reaches_its_mirror(self, down, up, channels):
+    # The mirror is made blind to all but the last channels, its skip connection, and
+    # no later skip connection has seen this layer.
+    params = filled()["params"]
+    blind = {
+      name: layer | {"kernel": layer["kernel"].at[..., :-channels, :].set(0)}
+      for name, layer in params[up].items()
+      if name in ("conv_0", "skip")
+    }
+    params = {**params, up: {**params[up], **blind}}
+    moved = {**params, down: jax.tree.map(lambda leaf: -leaf, params[down])}
+    y, y_moved = (
+      jax.device_get(apply({"params": p}, X, STEP, COND)) for p in (params, moved)
+    )
+    self.assertGreater(np.abs(y_moved - y).max((1, 2, 3)).min(), 0.01)
+
   def test_by_latent_diffusions_counting_it_has_its_size(self):
     # Published for ImageNet: "DiffusionWrapper has 400.92 M params". Its
     # projections to queries, keys and values have no bias; those here have.
