@@ -3,11 +3,14 @@
 import functools
 
 from absl.testing import absltest, parameterized
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lamd_jax.models.dmg import DMG
+from lamd_jax.models.unet import UNet
+from lamd_jax.nn.embeddings import grid_positions
 
 # Attention in the middle alone: compiling is what these tests wait for.
 TINY = DMG(8, (1,), 1, (), head_channels=4, context_channels=12)
@@ -26,20 +29,20 @@ def shapes_of(module, z=Z, content=CONTENT):
 
 
 @functools.cache
-def filled_apply():
-  """The network with normal numbers for every parameter."""
+def filled():
+  """Normal numbers for every parameter, so that no branch is zero."""
   _, variables = shapes_of(TINY)
   rng = np.random.default_rng(2)
-  variables = jax.tree.map(
-    lambda s: jnp.float32(rng.normal(0.0, 0.8, s.shape)), variables
-  )
-  return jax.jit(functools.partial(TINY.apply, variables))
+  return jax.tree.map(lambda s: jnp.float32(rng.normal(0.0, 0.8, s.shape)), variables)
+
+
+apply = jax.jit(TINY.apply)
 
 
 def changed(z=Z, timestep=STEP, content=CONTENT):
   """By how much the output changes, for each example."""
-  apply = filled_apply()
-  y, moved = jax.device_get((apply(Z, STEP, CONTENT), apply(z, timestep, content)))
+  y = apply(filled(), Z, STEP, CONTENT)
+  y, moved = jax.device_get((y, apply(filled(), z, timestep, content)))
   return np.abs(moved - y).max((1, 2, 3))
 
 
@@ -65,11 +68,24 @@ class DMGTest(parameterized.TestCase):
     self.assertGreater(by[0], 0.001)
     self.assertEqual(by[1], 0.0)
 
-  def test_the_scale_of_the_content_does_not_matter(self):
-    # So large that positions and biases do not matter either.
-    apply = filled_apply()
-    large, twice = (apply(Z, STEP, scale * CONTENT) for scale in (1e5, 2e5))
-    np.testing.assert_allclose(large, twice, atol=1e-3)
+  def test_the_u_net_sees_projected_content_with_positions_normalized(self):
+    seen = []
+
+    def keep_condition(next_fn, args, kwargs, context):
+      if isinstance(context.module, UNet) and context.method_name == "__call__":
+        seen.append(args[2])
+        return args[0]
+      return next_fn(*args, **kwargs)
+
+    with nn.intercept_methods(keep_condition):
+      TINY.apply(filled(), Z, STEP, CONTENT)
+    p = jax.device_get(filled()["params"])
+    tokens = np.asarray(CONTENT).reshape(2, 24, 5) @ p["content"]["kernel"]
+    tokens += p["content"]["bias"] + grid_positions(4, 6, 12)
+    tokens -= tokens.mean(-1, keepdims=True)
+    tokens /= tokens.std(-1, keepdims=True)
+    expected = tokens * p["norm"]["scale"] + p["norm"]["bias"]
+    np.testing.assert_allclose(seen[0], expected, atol=1e-4)
 
   def test_the_output_is_float32_whatever_the_computation(self):
     y, variables = shapes_of(TINY.clone(dtype=jnp.dtype("bfloat16")))
