@@ -55,7 +55,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       encoder_channels=pick((128, 256, 512), (64, 128, 256), (8, 8, 16)),
       motion_encoder_channels=pick((64, 128, 256), (32, 64, 128), (4, 8, 16)),
       decoder_channels=pick((64, 128, 256), (32, 64, 128), (4, 8, 16)),
-      num_blocks=pick(2, 1, 1),
+      encoder_blocks=pick(2, 1, 1),
+      decoder_blocks=pick((2, 2, 2), (1, 1, 1), (0, 1, 1)),
       kernels=pick(
         ((3, 3, 3), (3, 3, 3)), ((3, 3, 3), (3, 3, 3)), ((1, 3, 3), (3, 1, 1))
       ),

@@ -9,11 +9,12 @@ becomes tokens; here each of its h x w places is one, with a fixed position code
 from collections.abc import Sequence
 
 import flax.linen as nn
-import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lamd_jax.models.unet import UNet
 from lamd_jax.nn.embeddings import grid_positions
+from lamd_jax.types import UserError
 
 
 class DMG(nn.Module):
@@ -39,7 +40,7 @@ class DMG(nn.Module):
   head_channels: int = 32
   dropout_rate: float = 0.0
   context_channels: int = 512
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
@@ -61,6 +62,8 @@ class DMG(nn.Module):
     Returns:
       The prediction, float32.
     """
+    if self.context_channels % 4:
+      raise UserError(f"context_channels={self.context_channels} must divide by 4")
     b, h, w, _ = content.shape
     tokens = nn.Dense(self.context_channels, dtype=self.dtype, name="content")(content)
     tokens = tokens.reshape(b, h * w, -1)

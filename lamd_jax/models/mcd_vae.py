@@ -23,6 +23,7 @@ from einops import rearrange
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lamd_jax.nn.attention import SpatialAttention
@@ -93,7 +94,7 @@ class ContentEncoder(nn.Module):
   channels: Sequence[int]
   content_channels: int
   num_blocks: int
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, image: Float[Array, "b h w 3"]) -> Content:
@@ -131,7 +132,7 @@ class MotionEncoder(nn.Module):
   channels: Sequence[int]
   motion_channels: int
   kernels: Sequence[Sequence[int]]
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, video: Float[Array, "b f h w 3"]) -> Posterior:
@@ -162,7 +163,7 @@ class GrowFrames(nn.Module):
   """
 
   num_frames: int
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f2 h w c"]:
@@ -188,16 +189,16 @@ class FusionDecoder(nn.Module):
   Attributes:
     num_frames: L.
     channels: One for each scale, from full resolution.
-    num_blocks: Residual blocks at each scale.
+    num_blocks: Residual blocks at each scale, from full resolution.
     kernels: Of the residual blocks.
     dtype: Of the computation.
   """
 
   num_frames: int
   channels: Sequence[int]
-  num_blocks: int
+  num_blocks: Sequence[int]
   kernels: Sequence[Sequence[int]]
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
@@ -229,7 +230,7 @@ class FusionDecoder(nn.Module):
         h = upsample_space(grow(h, late.pop(0), f"grow_at_{i}"))
       fuse = Conv(channels, (3, 3), dtype=self.dtype, name=f"fuse_content_{i}")
       h += fuse(content.scales[i])[:, None]
-      for j in range(self.num_blocks):
+      for j in range(self.num_blocks[i]):
         h = block(channels, f"res_{i}_{j}")(h)
     h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
     h = Conv(3, (1, 3, 3), dtype=self.dtype, name="conv_out")(h)
@@ -246,7 +247,9 @@ class MCDVAE(nn.Module):
     encoder_channels: Widths of E_I, from full resolution; r_s = 2 ** (len - 1).
     motion_encoder_channels: Widths of E_M, as many.
     decoder_channels: Widths of D_V, as many.
-    num_blocks: Residual blocks at each scale of E_I and D_V.
+    encoder_blocks: Residual blocks at each scale of E_I.
+    decoder_blocks: Residual blocks at each scale of D_V, from full resolution; on
+      small machines full resolution, with all frames, is where the time goes.
     kernels: Of the residual blocks over videos: `((3, 3, 3), (3, 3, 3))`, or
       factorized `((1, 3, 3), (3, 1, 1))` at less than half the cost.
     dtype: Of the computation; parameters, norms and latents are float32.
@@ -258,9 +261,10 @@ class MCDVAE(nn.Module):
   encoder_channels: Sequence[int] = (128, 256, 512)
   motion_encoder_channels: Sequence[int] = (64, 128, 256)
   decoder_channels: Sequence[int] = (64, 128, 256)
-  num_blocks: int = 2
+  encoder_blocks: int = 2
+  decoder_blocks: Sequence[int] = (2, 2, 2)
   kernels: Sequence[Sequence[int]] = ((3, 3, 3), (3, 3, 3))
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @property
   def spatial_factor(self) -> int:
@@ -269,21 +273,24 @@ class MCDVAE(nn.Module):
 
   def setup(self):
     """Makes the three networks."""
-    widths = (self.motion_encoder_channels, self.decoder_channels)
-    if any(len(w) != len(self.encoder_channels) for w in widths):
-      raise UserError(
-        "encoder_channels, motion_encoder_channels and decoder_channels need as many"
-        f" widths, one for each scale; given {len(self.encoder_channels)},"
-        f" {len(widths[0])} and {len(widths[1])}"
-      )
+    for name in ("motion_encoder_channels", "decoder_channels", "decoder_blocks"):
+      if len(getattr(self, name)) != len(self.encoder_channels):
+        raise UserError(
+          f"{name} has {len(getattr(self, name))} numbers; expected one for each of"
+          f" the {len(self.encoder_channels)} scales, as in encoder_channels"
+        )
     self.content_encoder = ContentEncoder(
-      self.encoder_channels, self.content_channels, self.num_blocks, self.dtype
+      self.encoder_channels, self.content_channels, self.encoder_blocks, self.dtype
     )
     self.motion_encoder = MotionEncoder(
       self.motion_encoder_channels, self.motion_channels, self.kernels, self.dtype
     )
     self.decoder = FusionDecoder(
-      self.num_frames, self.decoder_channels, self.num_blocks, self.kernels, self.dtype
+      self.num_frames,
+      self.decoder_channels,
+      self.decoder_blocks,
+      self.kernels,
+      self.dtype,
     )
 
   def encode_content(self, image: Float[Array, "b h w 3"]) -> Content:

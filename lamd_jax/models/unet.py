@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lamd_jax.nn.attention import SpatialTransformer
@@ -42,7 +43,7 @@ class UNet(nn.Module):
   attention_factors: Sequence[int] = (1, 2, 4)
   head_channels: int = 32
   dropout_rate: float = 0.0
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(

@@ -2,6 +2,7 @@
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lamd_jax.nn.blocks import Norm
@@ -18,7 +19,7 @@ class SpatialAttention(nn.Module):
   """
 
   num_heads: int = 1
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
@@ -46,7 +47,7 @@ class SpatialTransformer(nn.Module):
   """
 
   num_heads: int
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(

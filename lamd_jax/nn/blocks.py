@@ -10,6 +10,7 @@ import math
 
 import flax.linen as nn
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from lamd_jax.nn.conv import Conv
@@ -27,7 +28,7 @@ class Norm(nn.Module):
   Over all frames the statistics would let each frame see the others.
   """
 
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *fhw c"]) -> Float[Array, "b *fhw c"]:
@@ -59,7 +60,7 @@ class ResBlock(nn.Module):
   features: int
   kernels: Sequence[Sequence[int]]
   dropout_rate: float = 0.0
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(

@@ -18,6 +18,7 @@ import flax.linen as nn
 from flax.linen.dtypes import promote_dtype
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 # Rows of the patch matrix built at once on CPU; its size is a few hundred KiB.
@@ -206,7 +207,7 @@ class Conv(nn.Module):
   kernel_size: Sequence[int]
   strides: Sequence[int] | None = None
   kernel_init: nn.initializers.Initializer = nn.initializers.lecun_normal()
-  dtype: jnp.dtype | None = None
+  dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(self, x: Float[Array, "b *fhw c"]) -> Float[Array, "b *fhw2 o"]:
@@ -216,7 +217,9 @@ class Conv(nn.Module):
     shape = (*size, x.shape[-1], self.features)
     kernel: Array = self.param("kernel", self.kernel_init, shape, jnp.float32)
     bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+    is_image = len(size) == 2
+    if is_image:  # A video of one frame.
+      x, kernel, strides = x[:, None], kernel[None], (1, *strides)
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-    if len(size) == 2:
-      return convolve(x[:, None], kernel[None], (1, *strides))[:, 0] + bias
-    return convolve(x, kernel, strides) + bias
+    y = convolve(x, kernel, strides) + bias
+    return y[:, 0] if is_image else y
