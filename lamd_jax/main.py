@@ -13,6 +13,8 @@ Any value of the configuration can be given: --config.dmg.train.steps=500
 """
 
 from collections.abc import Sequence
+import difflib
+import itertools
 import logging as std_logging
 import os
 import pathlib
@@ -67,26 +69,30 @@ def main(argv: Sequence[str]) -> int:
 
 def _run() -> None:
   """What the flags ask for, in order."""
-  if _CONFIG.value is None:
-    raise UserError("--config is missing, for example --config=configs/quickstart.py")
   if (_IMAGE.value or _VIDEO.value) and _MODE.value != "sample":
     raise UserError("--image and --video need --mode=sample")
   if _IMAGE.value and _VIDEO.value:
     raise UserError("give --image or --video, not both")
-  config = _CONFIG.value
-  folder = pathlib.Path(_WORKDIR.value or _default_workdir()).expanduser()
   mode = _MODE.value
+  if mode == "report" and _WORKDIR.value:  # Needs no configuration.
+    _say_report(report.write_report(pathlib.Path(_WORKDIR.value).expanduser()))
+    return
+  if _CONFIG.value is None:
+    raise UserError("--config is missing, for example --config=configs/quickstart.py")
+  folder = pathlib.Path(_WORKDIR.value or _default_workdir()).expanduser()
   if mode == "report":
     _say_report(report.write_report(folder))
     return
   if _DISTRIBUTED.value:
     jax.distributed.initialize()
-  config = config.copy_and_resolve_references()
+  config = _CONFIG.value.copy_and_resolve_references()
   train.check(config)
-  if mode in ("all", "train"):
-    workdir.open_workdir(folder, config)
-  else:
+  if mode not in ("all", "train"):
     workdir.check_workdir(folder, config)
+  else:
+    if not workdir.is_begun(folder):
+      train.rehearse(config)
+    workdir.open_workdir(folder, config)
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
   startup_seconds = time.monotonic() - STARTED
   if mode in ("all", "train"):
@@ -131,25 +137,68 @@ def _fail(message: str) -> int:
 def parse_flags(argv: Sequence[str]) -> list[str]:
   """Parses the command line; a mistake in it ends the program with one line."""
   try:
+    _check_config_file(argv)
     return flags.FLAGS(list(argv))
-  except UserError as error:
-    message = str(error)
-  except FileNotFoundError as error:
-    message = (
-      f"--config: there is no file {error.filename!r}; see configs/ for what there is"
-    )
-  except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
-    lines = [
-      line.strip() for line in str(error.args[0] if error.args else error).splitlines()
-    ]
-    message = " ".join(line for line in lines if line)
-  sys.exit(_fail(message))
+  except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as e:
+    sys.exit(_fail(_explain(e, argv)))
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+  """Raises a `UserError` for a file that is not there.
+
+  Left to itself, the flag only says so when its value is used.
+  """
+  for argument, following in itertools.pairwise([*argv, ""]):
+    name, equals, value = argument.partition("=")
+    if name not in ("-config", "--config"):
+      continue
+    path = pathlib.Path((value if equals else following).partition(":")[0])
+    if not path.is_file():
+      there = {p.name: p for p in sorted(path.parent.glob("*.py"))}
+      close = difflib.get_close_matches(path.name, there, n=1)
+      hint = f"did you mean {there[close[0]]}?" if close else "see configs/"
+      raise UserError(f"--config={path}: there is no such file; {hint}")
+
+
+def _explain(error: BaseException, argv: Sequence[str]) -> str:
+  """One line for what absl and ml_collections raise of a command line."""
+  causes = [error]
+  while cause := causes[-1].__cause__ or causes[-1].__context__:
+    causes.append(cause)
+  for cause in reversed(causes):
+    if isinstance(cause, UserError):
+      return str(cause)
+  text = str(error.args[0] if error.args else error)
+  if unknown := re.match(r"\W*(\w+)", text):
+    # ml_collections names the key alone: which argument has it?
+    key = re.compile(rf"--?(no)?config\.([\w.]+\.)?{unknown[1]}\b")
+    close = re.search(r"Did you mean \W*(\w+)", text)
+    for argument in argv:
+      if isinstance(error, AttributeError | KeyError) and key.match(argument):
+        hint = f"; did you mean {close[1]}?" if close else ""
+        return f"{argument}: the configuration has no {unknown[1]!r}{hint}"
+  if "whilst parsing config file" in text:  # Python's whole story of an error in it.
+    root = causes[-1]
+    return f"{text.partition(': ')[0]}: {type(root).__name__}: {_one_line(root)}"
+  if "get_config" in text:
+    text = "the file of --config defines no function get_config"
+  text = re.sub(r"invalid literal for int\(\).*", "expected a whole number", text)
+  text = re.sub(r"could not convert string to float.*", "expected a number", text)
+  return _one_line(text)
+
+
+def _one_line(text: object) -> str:
+  return " ".join(str(text).split())
 
 
 def is_ours_or_a_warning(record: std_logging.LogRecord) -> bool:
   """Whether to print a log record: orbax and others tell of every step they take."""
-  ours = pathlib.Path(__file__).parent in pathlib.Path(record.pathname).parents
-  return ours or record.levelno >= std_logging.WARNING
+  path = pathlib.Path(record.pathname)
+  if pathlib.Path(__file__).parent in path.parents:
+    return True
+  # Orbax warns of what it was asked to do.
+  is_orbax = "orbax" in path.parts
+  return record.levelno >= (std_logging.ERROR if is_orbax else std_logging.WARNING)
 
 
 def run() -> None:

@@ -46,12 +46,55 @@ class Stopped(Exception):  # noqa: N818  It is no error.
 
 
 def check(config: Config) -> None:
-  """Raises a `UserError` for what would fail later: before any file is written."""
+  """Raises a `UserError` for a value that no job could use; takes no time."""
+  if not config.stages:
+    raise UserError("config.stages is empty; name the stages to train, in order")
   mesh = sharding.make_mesh(config.mesh)
-  for name in config.stages:
-    stage_lib.make_stage(config, name, dict.fromkeys(config.stages))
+  for i, name in enumerate(config.stages):
+    stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
+    values = config[name].train
+    for key in (*LOOP_KEYS, "steps", "learning_rate"):
+      if key not in values:
+        raise UserError(f"{name}.train.{key} is missing in the configuration")
+    for key, least in (("log_every", 1), ("checkpoint_every", 1), ("sample_every", 0)):
+      _check_count(values, key, least, f"{name}.train")
+    if not 0 <= values.ema_decay <= 1:
+      raise UserError(f"{name}.train.ema_decay={values.ema_decay}: expected 0 to 1")
     _make_optimizer(config, name)
-    sharding.check_batch_size(config[name].train.batch_size, mesh)
+    sharding.check_batch_size(values.batch_size, mesh)
+  _check_count(config.sample, "batch_size", 1, "sample")
+  for key in ("num_clips", "samples_per_clip"):
+    _check_count(config.evaluate, key, 1, "evaluate")
+
+
+def rehearse(config: Config) -> None:
+  """Raises a `UserError` for what training would stumble over, before it begins.
+
+  Opens the data, and passes shapes through the loss of every stage.
+  """
+  for split in ("train", "eval"):
+    sources.make_source(config.data, split)
+  earlier: dict[str, Params] = {}
+  key = jax.eval_shape(jax.random.key, 0)
+  for name in config.stages:
+    stage = stage_lib.make_stage(config, name, earlier)
+    batch = workdir_lib.abstract_batch(config, config[name].train.batch_size)
+
+    # The stage is an argument, because its leaves are shapes here.
+    def init_and_loss(stage: stage_lib.Stage, key: PRNGKey, batch: Batch):
+      params = stage.init(key, batch)
+      return params, stage.loss(params, batch, key, train=True)
+
+    try:
+      earlier[name], _ = jax.eval_shape(init_and_loss, stage, key, batch)
+    except (TypeError, ValueError) as e:
+      if isinstance(e, UserError):
+        raise
+      logging.debug("", exc_info=True)
+      raise UserError(
+        f"config.{name} does not make a network ({str(e).partition(chr(10))[0]});"
+        " --verbosity=1 shows where"
+      ) from e
 
 
 def train(config: Config, workdir: pathlib.Path) -> None:
@@ -67,19 +110,35 @@ def train(config: Config, workdir: pathlib.Path) -> None:
   """
   mesh = sharding.make_mesh(config.mesh)
   source = None
+  earlier: dict[str, Params] = {}
   for name in config.stages:
-    folder = workdir / name
-    steps = config[name].train.steps
-    done = checkpoint.latest_step(folder / workdir_lib.CHECKPOINTS) or 0
-    if done >= steps:
-      logging.info("stage %s is already trained (%d steps)", name, done)
-      continue
-    source = source or sources.make_source(config.data, "train")
-    stage = workdir_lib.load_stage(config, workdir, name, mesh)
-    train_stage(config, name, stage, source, folder, mesh)
+    stage = stage_lib.make_stage(config, name, earlier)
+    if not _is_trained(config, workdir, name, stage, mesh):
+      source = source or sources.make_source(config.data, "train")
+      train_stage(config, name, stage, source, workdir / name, mesh)
+    if name != config.stages[-1]:
+      earlier[name], _ = workdir_lib.load_params(config, workdir, name, stage, mesh)
   if source is not None:
     lines = "".join(f"{line}\n" for line in source.skipped)
     workdir_lib.write_text(workdir / "skipped_files.txt", lines)
+
+
+def _is_trained(
+  config: Config,
+  workdir: pathlib.Path,
+  name: str,
+  stage: stage_lib.Stage,
+  mesh: jax.sharding.Mesh,
+) -> bool:
+  """Whether a stage has its last checkpoint, and it can be read."""
+  steps = config[name].train.steps
+  if (checkpoint.latest_step(workdir / name / workdir_lib.CHECKPOINTS) or 0) < steps:
+    return False
+  _, meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
+  if meta["step"] < steps:
+    return False
+  logging.info("stage %s is already trained (%d steps)", name, meta["step"])
+  return True
 
 
 def train_stage(
@@ -143,6 +202,7 @@ def train_stage(
     def save(at: int, state) -> None:
       spent = earlier_seconds + time.monotonic() - started
       meta = {
+        "step": at,
         "seconds": spent,
         "num_parameters": sum(x.size for x in jax.tree.leaves(state.params)),
         "peak_memory_gb": workdir_lib.peak_memory_gb(),
@@ -176,7 +236,8 @@ def train_stage(
         batch = sharding.shard_batch(next(batches), mesh)
         state, metrics = train_step(state, batch, step_key, stage)
         is_last = number == values.steps
-        is_save = is_last or bool(stop) or number % values.checkpoint_every == 0
+        is_stop = bool(stop)  # Once: a signal may come at any time.
+        is_save = is_last or is_stop or number % values.checkpoint_every == 0
         scalars = log.step(number, metrics, now=is_save)
         if scalars is not None:
           step.check_finite(number, scalars)  # Before it could be saved.
@@ -187,14 +248,16 @@ def train_stage(
           key = jax.random.fold_in(sample_key, number)
           video = sample(stage, state.ema_params, {"video": clips}, key)
           _write_grid(folder, number, clips, np.asarray(video), log)
-        if stop and not is_last:
-          checkpoint.finish(manager)
-          raise Stopped(
-            f"{stop.signal_name}: stage {name} saved at step {number} of"
-            f" {values.steps}; the same command goes on from there",
-            exit_status=128 + signal.Signals[stop.signal_name],
-          )
+        if is_stop:
+          break
     checkpoint.finish(manager)
+  if stop:
+    raise Stopped(
+      f"{stop.signal_name}: stage {name} saved at step {int(state.step)} of"
+      f" {values.steps};"
+      " the same command goes on from there",
+      exit_status=128 + signal.Signals[stop.signal_name],
+    )
 
 
 def _make_optimizer(config: Config, name: str):
@@ -208,6 +271,12 @@ def _make_optimizer(config: Config, name: str):
         f" {', '.join([*LOOP_KEYS, *known])}"
       )
   return optimizer.make_optimizer(**options)
+
+
+def _check_count(values: Config, key: str, least: int, where: str) -> None:
+  value = values[key]
+  if not isinstance(value, int) or value < least:
+    raise UserError(f"{where}.{key}={value}: expected a whole number from {least} on")
 
 
 def _stage_number(config: Config, name: str) -> int:

@@ -39,6 +39,11 @@ FREE_BLOCKS = ("sample", "evaluate")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 
+def is_begun(workdir: pathlib.Path) -> bool:
+  """Whether a folder is the work folder of some experiment."""
+  return (workdir / CONFIG).exists()
+
+
 def open_workdir(workdir: pathlib.Path, config: Config) -> None:
   """Makes a work folder, or checks that an existing one is this experiment's.
 
@@ -47,7 +52,7 @@ def open_workdir(workdir: pathlib.Path, config: Config) -> None:
   """
   if workdir.exists() and not workdir.is_dir():
     raise UserError(f"--workdir={workdir} is a file; expected a folder")
-  if (workdir / CONFIG).exists():
+  if is_begun(workdir):
     check_workdir(workdir, config)
   write_json(workdir / CONFIG, _plain(config))
   if not (workdir / ENVIRONMENT).exists():
@@ -56,7 +61,7 @@ def open_workdir(workdir: pathlib.Path, config: Config) -> None:
 
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
   """Raises a `UserError` unless the folder was trained with this configuration."""
-  if not (workdir / CONFIG).exists():
+  if not is_begun(workdir):
     raise UserError(
       f"--workdir={workdir} has no {CONFIG}: expected a folder that --mode=train wrote"
     )
@@ -147,14 +152,23 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
 
 
 def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file, whole or not at all; of several processes, only the first."""
+  """Writes a text file, whole or not at all; of several processes, only the first.
+
+  Raises:
+    UserError: The folder cannot be written to, or the disk is full.
+  """
   if jax.process_index() != 0:
     return
   part = path.with_name(f".{path.name}.part")
-  with disk.explain_full_disk(path.parent):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+  try:
+    with disk.explain_full_disk(path.parent):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      part.write_text(text, encoding="utf-8")
+      os.replace(part, path)
+  except OSError as e:
+    raise UserError(
+      f"cannot write {path} ({e.strerror}); choose another --workdir"
+    ) from e
 
 
 def _plain(config: Config) -> dict[str, Any]:

@@ -8,6 +8,7 @@ E_I reads it, DMG samples a latent, Norm, D_V decodes.
 
 from collections.abc import Mapping
 import functools
+from typing import get_args
 
 from flax import struct
 import jax
@@ -161,6 +162,8 @@ def make_mcd_vae(config: Config, earlier: Mapping[str, Params]) -> MCDVAEStage:
 
 def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
   """Builds stage 2 around the parameters of stage 1."""
+  if "mcd_vae" not in earlier:
+    raise UserError("config.stages has 'dmg' without 'mcd_vae' before it")
   vae = _make_vae(config)
   model = build(DMG, config.dmg.model, "dmg.model", dtype=compute_dtype(config))
   resolution, levels = config.data.resolution, len(model.channel_mults)
@@ -171,10 +174,25 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
       f" {vae.spatial_factor} times smaller, halved on the {levels} levels of"
       f" dmg.model.channel_mults; nearest: {_nearest(resolution, multiple)}"
     )
+  known = get_args(process.Parameterization)
+  if config.dmg.diffusion.parameterization not in known:
+    raise UserError(
+      f"dmg.diffusion.parameterization is {config.dmg.diffusion.parameterization!r};"
+      f" known: {', '.join(known)}"
+    )
+  if model.context_channels % 4:
+    raise UserError(
+      f"dmg.model.context_channels={model.context_channels} does not divide by 4;"
+      f" nearest: {_nearest(model.context_channels, 4)}"
+    )
+  if not 0 <= config.sample.eta <= 1:
+    raise UserError(f"sample.eta={config.sample.eta}: expected 0 to 1")
+  schedule = schedules.make_schedule(config.dmg.diffusion.schedule)
+  schedule.sampling_grid(config.sample.num_steps)  # Raises what is impossible.
   return DMGStage(
     model=model,
     vae=vae,
-    schedule=schedules.make_schedule(config.dmg.diffusion.schedule),
+    schedule=schedule,
     parameterization=config.dmg.diffusion.parameterization,
     num_steps=config.sample.num_steps,
     eta=config.sample.eta,

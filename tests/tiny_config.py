@@ -1,0 +1,69 @@
+"""The smallest configuration that goes through every part of the job, for tests."""
+
+import ml_collections
+
+from lamd_jax.config import parse_arg
+
+
+def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
+  """Returns the configuration; `:steps=6` trains each stage for so many steps."""
+  steps = parse_arg(arg, steps=4)["steps"]
+  config = ml_collections.ConfigDict()
+  config.system = "lamd"
+  config.seed = 3
+  config.compute_dtype = "float32"
+  config.mesh = dict(data=-1)
+  config.data = dict(
+    name="shapes",
+    num_frames=4,
+    frame_stride=1,
+    resolution=8,
+    num_train=20,
+    num_eval=4,
+  )
+  config.stages = ("mcd_vae", "dmg")
+  config.mcd_vae = dict(
+    model=dict(
+      motion_channels=3,
+      content_channels=4,
+      encoder_channels=(4, 8),
+      motion_encoder_channels=(4, 8),
+      decoder_channels=(4, 8),
+      encoder_blocks=1,
+      decoder_blocks=(1, 1),
+      kernels=((1, 3, 3), (3, 1, 1)),
+    ),
+    loss=dict(kl_weight=1e-2),
+    train=dict(
+      steps=steps,
+      batch_size=8,
+      learning_rate=1e-3,
+      ema_decay=0.9,
+      log_every=1,
+      checkpoint_every=2,
+      sample_every=2,
+    ),
+  )
+  config.dmg = dict(
+    model=dict(
+      model_channels=8,
+      channel_mults=(1,),
+      num_res_blocks=1,
+      attention_factors=(1,),
+      head_channels=4,
+      context_channels=8,
+    ),
+    diffusion=dict(schedule="sqrt_linear", parameterization="eps"),
+    train=dict(
+      steps=steps,
+      batch_size=8,
+      learning_rate=1e-3,
+      ema_decay=0.9,
+      log_every=1,
+      checkpoint_every=2,
+      sample_every=0,
+    ),
+  )
+  config.sample = dict(num_steps=3, eta=0.0, batch_size=8)
+  config.evaluate = dict(num_clips=3, samples_per_clip=2)
+  return config
