@@ -181,7 +181,9 @@ def train_stage(
     out_shardings=(state_sharding, everywhere),
     donate_argnums=0,
   )
-  sample = jax.jit(lambda stage, *args: pixels.to_uint8(stage.sample(*args)))
+  sample = jax.jit(
+    lambda stage, *args: pixels.to_uint8(stage.sample(*args)), out_shardings=everywhere
+  )
 
   with checkpoint.open_manager(folder / workdir_lib.CHECKPOINTS) as manager:
     restored = checkpoint.restore_latest(manager, sharding.place(mesh, abstract_state))
@@ -233,7 +235,7 @@ def train_stage(
       preemption.stop_on_signals() as stop,
     ):
       for number in range(first + 1, values.steps + 1):
-        batch = sharding.shard_batch(next(batches), mesh)
+        batch = sharding.shard_batch(sharding.local_part(next(batches)), mesh)
         state, metrics = train_step(state, batch, step_key, stage)
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.

@@ -73,6 +73,7 @@ class Log:
     self._next_line = self._start
     self._window: list[Mapping[str, Any]] = []
     self._step = start_step
+    self._has_stepped = False
     self._name = pathlib.Path(folder).name
     self._is_writer = jax.process_index() == 0
     self._folder = pathlib.Path(folder)
@@ -110,6 +111,8 @@ class Log:
     Returns:
       The scalars, on the host, if the step is logged; otherwise None.
     """
+    if not self._has_stepped:  # Compiling is over: it says nothing of the pace.
+      self._has_stepped, self._window_start = True, time.monotonic()
     self._window.append(metrics)
     self._bar.update(step - self._step)
     self._step = step

@@ -105,6 +105,13 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
   )
 
 
+def local_part(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+  """Returns this process's part of a global batch: the n-th block of n processes."""
+  index, count = jax.process_index(), jax.process_count()
+  block = lambda x: x[index * len(x) // count : (index + 1) * len(x) // count]
+  return {name: block(x) for name, x in batch.items()}
+
+
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
   """Moves this process's part of a batch to its devices.
 
