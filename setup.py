@@ -11,7 +11,13 @@ VERSION = re.search(
 )
 assert VERSION, "lamd_jax/__init__.py does not state its version"
 
-TEST = ["beartype>=0.20", "nbclient>=0.10", "ipykernel>=6", "pytest>=8"]
+TEST = [
+  "beartype>=0.20",
+  "ipykernel>=6.29",
+  "nbclient>=0.10",
+  "nbformat>=5.10",
+  "pytest>=8",
+]
 DEV = [*TEST, "basedpyright>=1.20", "nbstripout>=0.7", "pre-commit>=3", "ruff>=0.9"]
 
 setup(
@@ -26,6 +32,7 @@ setup(
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2",
+    "array-record>=0.8.1",
     "av>=13",
     "chex>=0.1.88",
     "einops>=0.8",

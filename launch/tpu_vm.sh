@@ -5,7 +5,8 @@
 #     launch/tpu_vm.sh --config=configs/bair.py --workdir=/mnt/shared/bair
 #
 # Copies this working tree to each worker (tracked and new files, nothing that git
-# ignores), installs it there, and runs python -m lamd_jax.main with the arguments.
+# ignores), installs it there, and runs python -m lamd_jax.main --distributed with
+# the arguments: the processes of a pod find each other, one host is a pod of one.
 set -euo pipefail
 
 NAME="${NAME:-}"        # Of the TPU VM,
@@ -25,7 +26,7 @@ trap 'rm -rf "$folder"' EXIT
 git ls-files -z --cached --others --exclude-standard |
   tar --null -czf "$folder/lamd_jax.tar.gz" -T -
 
-set -- python -m lamd_jax.main "$@"
+set -- python -m lamd_jax.main --distributed "$@"
 command="$(printf '%q ' "$@")"  # Quoted once more, for the shell of the worker.
 workers=(--zone="$ZONE" --project="$PROJECT" --worker=all)
 echo "on every worker of $NAME: $command"

@@ -93,7 +93,8 @@ class TpuVmTest(parameterized.TestCase):
     self.assertEqual(result.returncode, 0, result.stderr)
     for worker in self.workers:
       self.assertEqual(
-        self.noted(worker, "python"), ["-m", "lamd_jax.main", *arguments]
+        self.noted(worker, "python"),
+        ["-m", "lamd_jax.main", "--distributed", *arguments],
       )
 
   def test_the_workers_get_the_working_tree_and_install_it(self):
