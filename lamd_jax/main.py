@@ -84,7 +84,7 @@ def _run() -> None:
     _say_report(report.write_report(folder))
     return
   if _DISTRIBUTED.value:
-    jax.distributed.initialize()
+    _find_other_processes()
   config = _CONFIG.value.copy_and_resolve_references()
   train.check(config)
   if mode not in ("all", "train"):
@@ -108,6 +108,17 @@ def _run() -> None:
     evaluate.evaluate(config, folder, startup_seconds)
   if mode == "all" and jax.process_index() == 0:
     _say_report(report.write_report(folder))
+
+
+def _find_other_processes() -> None:
+  """Joins the processes that a TPU pod, Slurm or Kubernetes has started."""
+  try:
+    jax.distributed.initialize()
+  except ValueError as error:
+    raise UserError(
+      f"--distributed found no TPU pod, Slurm or Kubernetes job around it ({error})"
+      " leave the flag out to train with this process alone"
+    ) from error
 
 
 def _read_picture(path: str):
