@@ -181,6 +181,36 @@ MISTAKES = [
     "arguments split at spaces", "launch/tpu_vm.sh", "printf '%q ' \"$@\"",
     "printf '%s ' \"$@\"", "tests/launch_test.py",
   ),
+  *_mistakes(
+    "nn/conv.py",
+    ("padding on the other side", "pads.append((total // 2, total - total // 2))",
+     "pads.append((total - total // 2, total // 2))"),
+  ),
+  *_mistakes(
+    "nn/blocks.py",
+    ("a norm over all frames", "reduction_axes=(-3, -2, -1)",
+     "reduction_axes=tuple(range(1, x.ndim))"),
+    ("dropout when not training", "deterministic=not train", "deterministic=train"),
+    ("no SiLU on the embedding", "shift(nn.silu(embedding))", "shift(embedding)"),
+  ),
+  *_mistakes(
+    "nn/attention.py",
+    ("a condition nobody looks at", "normed if cond is None else cond", "normed"),
+  ),
+  *_mistakes(
+    "nn/embeddings.py",
+    ("sines before cosines", "[jnp.cos(angles), jnp.sin(angles)]",
+     "[jnp.sin(angles), jnp.cos(angles)]"),
+  ),
+  *_mistakes(
+    "models/unet.py",
+    ("a dead skip connection", "        skips.append(h)\n      if level",
+     "        skips.append(h * 0)\n      if level"),
+  ),
+  *_mistakes(
+    "models/dmg.py",
+    ("places without positions", "(tokens + positions)", "(tokens)"),
+  ),
 ]  # fmt: skip
 
 
