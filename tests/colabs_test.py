@@ -123,6 +123,10 @@ class QuickstartTest(absltest.TestCase):
     self.assertContainsSubset(
       {"real_2", "reconstructed_2", "sample_2_1", "picture_1", "photo_1"}, videos
     )
+    outputs = [*cells["train"].outputs, *cells["sample"].outputs]
+    said = "".join(output.get("text", "") for output in outputs)
+    self.assertIn("step 4/4", said)
+    self.assertNotIn("WARNING", said)
     self.assert_shows_videos(cells["sample"], 3 * 4)
     self.assert_shows_videos(cells["animate"], 2)
     outputs = [*cells.values()][-1].outputs
