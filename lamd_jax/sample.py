@@ -30,7 +30,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   they are there already, from the same checkpoints and the same settings.
   """
   started = time.monotonic()
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh.to_dict())
   autoencoder, generator = _stage_names(config)
   made_from = _made_from(config, workdir)
   path = workdir / workdir_lib.CLIPS
@@ -38,7 +38,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
     logging.info("samples are already there: %s", path)
     return
 
-  source = sources.make_source(config.data, "eval")
+  source = sources.make_source(config.data.to_dict(), "eval")
   values = config.evaluate
   frames = (config.data.num_frames, config.data.frame_stride)
   windows = pipeline.eval_windows(source, values.num_clips, *frames)
@@ -97,7 +97,7 @@ def animate(
   Returns:
     The mp4 files. A gif lies beside each, and a png with the frames of all.
   """
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh.to_dict())
   _, generator = _stage_names(config)
   frame = video_io.resize_crop(image[None], config.data.resolution)
   video = np.repeat(frame, config.data.num_frames, axis=0)

@@ -49,7 +49,7 @@ def check(config: Config) -> None:
   """Raises a `UserError` for a value that no job could use; takes no time."""
   if not config.stages:
     raise UserError("config.stages is empty; name the stages to train, in order")
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh.to_dict())
   for i, name in enumerate(config.stages):
     stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
     values = config[name].train
@@ -73,7 +73,7 @@ def rehearse(config: Config) -> None:
   Opens the data, and passes shapes through the loss of every stage.
   """
   for split in ("train", "eval"):
-    sources.make_source(config.data, split)
+    sources.make_source(config.data.to_dict(), split)
   earlier: dict[str, Params] = {}
   key = jax.eval_shape(jax.random.key, 0)
   for name in config.stages:
@@ -108,13 +108,13 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     Stopped: After SIGTERM or Ctrl-C; the state is saved.
     UserError: The configuration or the data cannot be used.
   """
-  mesh = sharding.make_mesh(config.mesh)
+  mesh = sharding.make_mesh(config.mesh.to_dict())
   source = None
   earlier: dict[str, Params] = {}
   for name in config.stages:
     stage = stage_lib.make_stage(config, name, earlier)
     if not _is_trained(config, workdir, name, stage, mesh):
-      source = source or sources.make_source(config.data, "train")
+      source = source or sources.make_source(config.data.to_dict(), "train")
       train_stage(config, name, stage, source, workdir / name, mesh)
     if name != config.stages[-1]:
       earlier[name], _ = workdir_lib.load_params(config, workdir, name, stage, mesh)
@@ -220,7 +220,7 @@ def train_stage(
       seed=config.seed,
       start_step=first,
     )
-    grid_source = sources.make_source(config.data, "eval")
+    grid_source = sources.make_source(config.data.to_dict(), "eval")
     clips = pipeline.eval_clips(
       grid_source, GRID_CLIPS, config.data.num_frames, config.data.frame_stride
     )

@@ -1,6 +1,6 @@
 """Modules from a configuration: keys are the module's fields, nothing else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 import dataclasses
 import difflib
 from typing import Any
@@ -12,7 +12,7 @@ from lamd_jax.types import Config, Params, UserError
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 
-def build(cls: Callable[..., Any], values: Mapping[str, Any], where: str, **bound):
+def build(cls: Callable[..., Any], values: Config, where: str, **bound):
   """Calls a module's class with the values of a configuration.
 
   Args:

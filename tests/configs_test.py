@@ -1,0 +1,126 @@
+"""Every file of configs/: complete, possible, strict, and true to its own docstring."""
+
+import functools
+import importlib.util
+import pathlib
+import re
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+import jax
+
+from lamd_jax import train
+from lamd_jax import workdir as workdir_lib
+from lamd_jax.systems import stage as stage_lib
+from lamd_jax.training import sharding
+from lamd_jax.types import UserError
+
+ROOT = pathlib.Path(__file__).parents[1]
+FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+FURTHER = {"bair": ["small"], "quickstart": ["minutes=60"]}
+ALL = [(name, arg) for name in FILES for arg in ["", "smoke", *FURTHER.get(name, [])]]
+
+
+def module(name):
+  spec = importlib.util.spec_from_file_location(name, ROOT / "configs" / f"{name}.py")
+  loaded = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(loaded)
+  return loaded
+
+
+def load(name, arg=""):
+  """A configuration as --config gives it, locked."""
+  config = module(name).get_config(*filter(None, [arg]))
+  config.lock()
+  return config
+
+
+@functools.cache
+def shapes(name, arg):
+  """Parameters, loss and metrics of each stage, as shapes: computes nothing."""
+  config, stages = load(name, arg), {}
+  key, batch = jax.eval_shape(jax.random.key, 0), workdir_lib.abstract_batch(config, 2)
+
+  def init_and_loss(stage, key, batch):
+    params = stage.init(key, batch)
+    return params, *stage.loss(params, batch, key, train=True)
+
+  for stage_name in config.stages:
+    earlier = {before: values[0] for before, values in stages.items()}
+    stage = stage_lib.make_stage(config, stage_name, earlier)
+    stages[stage_name] = jax.eval_shape(init_and_loss, stage, key, batch)
+  return stages
+
+
+class ConfigsTest(parameterized.TestCase):
+  @parameterized.parameters(ALL)
+  def test_it_is_possible_and_plain(self, name, arg):
+    config = load(name, arg)
+    self.assertTrue(config.is_locked)
+    # As on a laptop: batches of smoke runs need not divide by the devices of tests.
+    mesh = jax.make_mesh((1, 1), sharding.AXES, devices=jax.devices()[:1])
+    with mock.patch.object(sharding, "make_mesh", return_value=mesh):
+      train.check(config)
+    self.assertEqual(workdir_lib._plain(config)["system"], "lamd")
+
+  @parameterized.parameters(FILES)
+  def test_default_batches_split_over_8_devices(self, name):
+    config = load(name)
+    mesh = sharding.make_mesh(config.mesh.to_dict())
+    for stage in config.stages:
+      sharding.check_batch_size(config[stage].train.batch_size, mesh)
+
+  @parameterized.parameters(ALL)
+  def test_a_typo_names_the_nearest_key(self, name, arg):
+    config = load(name, arg)
+    with self.assertRaisesRegex(AttributeError, 'Did you mean "num_frames"'):
+      config.data.num_framse = 8
+    with self.assertRaisesRegex(AttributeError, 'Did you mean "learning_rate"'):
+      config.dmg.train.learning_rat = 1.0
+    with self.assertRaisesRegex(UserError, "'smok' .* known: .*smoke"):
+      load(name, "smok")
+
+  @parameterized.parameters(FILES)
+  def test_the_docstring_names_its_command(self, name):
+    doc = module(name).__doc__
+    self.assertIn(f"python -m lamd_jax.main --config=configs/{name}.py", doc)
+    self.assertIn(":smoke", doc)
+    for flag in re.findall(r"--config\.([\w.]+)", doc):
+      node = load(name)
+      for part in flag.split("."):
+        node = node[part]
+
+  @parameterized.parameters(FILES)
+  def test_smoke_needs_no_data_and_few_steps(self, name):
+    config = load(name, "smoke")
+    self.assertEqual(config.data.name, "shapes")
+    for stage in config.stages:
+      self.assertLessEqual(config[stage].train.steps, 20)
+
+  @parameterized.parameters((name, arg) for name, arg in ALL if arg in ("", "small"))
+  def test_the_losses_of_all_stages_fit_together(self, name, arg):
+    stages = shapes(name, arg)
+    self.assertEqual(tuple(stages), load(name, arg).stages)
+    for params, loss, metrics in stages.values():
+      self.assertEqual({x.dtype.name for x in jax.tree.leaves(params)}, {"float32"})
+      self.assertEqual({x.shape for x in (loss, *metrics.values())}, {()})
+
+  def test_an_hour_is_more_steps_of_the_same_model(self):
+    short, long = load("quickstart"), load("quickstart", "minutes=60")
+    for stage in short.stages:
+      self.assertEqual(short[stage].model, long[stage].model)
+      self.assertGreater(long[stage].train.steps, 3 * short[stage].train.steps)
+
+  def test_bair_has_the_sizes_of_the_paper(self):
+    config = load("bair")
+    self.assertEqual((config.data.num_frames, config.data.resolution), (16, 64))
+    self.assertEqual(config.mcd_vae.model.motion_channels, 3)
+    self.assertLen(config.mcd_vae.model.encoder_channels, 3)  # r_s = 4.
+    self.assertEqual(config.sample.num_steps, 200)
+    params, _, _ = shapes("bair", "")["dmg"]
+    millions = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+    self.assertBetween(millions, 330, 350)  # The paper: 340.
+
+
+if __name__ == "__main__":
+  absltest.main()
