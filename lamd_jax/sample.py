@@ -20,7 +20,8 @@ from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, sharding
 from lamd_jax.types import Config
 
-MAX_FILES = 8  # Clips that are also written as mp4, gif and png.
+ANIMATED = "animated"  # Folder for pictures of one's own.
+MAX_FILES = 4  # Clips that are also written as mp4, gif and png.
 
 
 def sample_clips(config: Config, workdir: pathlib.Path) -> None:
@@ -107,10 +108,10 @@ def animate(
   paths = []
   with disk.explain_full_disk(workdir):
     for i, generated in enumerate(videos):
-      stem = workdir / "samples" / f"{name}_{i}"
+      stem = workdir / ANIMATED / f"{name}_{i}"
       _write_video(stem, generated, sampler.meta["fps"])
       paths.append(stem.with_suffix(".mp4"))
-    video_io.contact_sheet(videos, workdir / "samples" / f"{name}.png")
+    video_io.contact_sheet(videos, workdir / ANIMATED / f"{name}.png")
   return paths
 
 

@@ -119,9 +119,13 @@ class QuickstartTest(absltest.TestCase):
     workdir = self.folder / "runs" / "quickstart"
     for name in ("report.html", "metrics.json"):
       self.assertTrue((workdir / name).is_file(), name)
-    videos = {path.stem for path in (workdir / "samples").glob("*.mp4")}
+    videos = {f"{path.parent.name}/{path.stem}" for path in workdir.glob("*/*.mp4")}
     self.assertContainsSubset(
-      {"real_2", "reconstructed_2", "sample_2_1", "picture_1", "photo_1"}, videos
+      {
+        *("samples/real_2", "samples/reconstructed_2", "samples/sample_2_1"),
+        *("animated/picture_1", "animated/photo_1"),
+      },
+      videos,
     )
     outputs = [*cells["train"].outputs, *cells["sample"].outputs]
     said = "".join(output.get("text", "") for output in outputs)
@@ -132,7 +136,7 @@ class QuickstartTest(absltest.TestCase):
     outputs = [*cells.values()][-1].outputs
     printed = "".join(o.text for o in outputs if o.get("name") == "stdout")
     self.assertLen(
-      re.findall(r"^runs/quickstart/samples/photo_\d.mp4$", printed, re.M), 2
+      re.findall(r"^runs/quickstart/animated/photo_\d.mp4$", printed, re.M), 2
     )
 
 

@@ -48,11 +48,14 @@ def open_manager(
     max_to_keep: Newest steps that stay; one is deleted after a newer is complete.
     read_only: Whether to leave the folder as it is.
   """
-  options = ocp.CheckpointManagerOptions(
-    max_to_keep=max_to_keep,
-    cleanup_tmp_directories=not read_only,
-    read_only=read_only,
-  )
+  if read_only:  # With these three at their defaults, orbax warns of each.
+    options = ocp.CheckpointManagerOptions(
+      read_only=True, save_interval_steps=0, max_to_keep=None, create=False
+    )
+  else:
+    options = ocp.CheckpointManagerOptions(
+      max_to_keep=max_to_keep, cleanup_tmp_directories=True
+    )
   path = pathlib.Path(folder).absolute()
   with _quiet_about_what_is_raised_anyway(), explain_full_disk(folder):
     manager = Manager(path, options=options)
@@ -255,7 +258,8 @@ def _quiet_about_what_is_raised_anyway() -> Iterator[None]:
 
   def is_news(record):
     error = record.exc_info[1] if record.exc_info else None
-    return error is None or not is_full_disk(error)
+    is_expected = record.getMessage().startswith("Given directory is read only")
+    return not is_expected and (error is None or not is_full_disk(error))
 
   def print_news(unraisable):
     text = str(unraisable.exc_value)
