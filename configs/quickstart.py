@@ -41,16 +41,16 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     model=dict(
       motion_channels=3,
       content_channels=16 if smoke else 64,
-      encoder_channels=(8, 8, 16) if smoke else (16, 32, 64),
+      encoder_channels=(8, 8, 16) if smoke else (24, 32, 64),
       motion_encoder_channels=(4, 8, 16) if smoke else (8, 24, 48),
-      decoder_channels=(4, 8, 16) if smoke else (16, 48, 64),
+      decoder_channels=(4, 8, 16) if smoke else (24, 48, 64),
       encoder_blocks=1,
       decoder_blocks=(0, 1, 1),
       kernels=((1, 3, 3), (3, 1, 1)),
     ),
     loss=dict(kl_weight=1e-2),
     train=dict(
-      steps=20 if smoke else 155 * training,
+      steps=20 if smoke else 145 * training,
       batch_size=4,
       learning_rate=2e-3,
       warmup_steps=5 if smoke else 50,
@@ -85,6 +85,6 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
   )
 
-  config.sample = dict(num_steps=10 if smoke else 100, eta=0.0, batch_size=16)
+  config.sample = dict(num_steps=10 if smoke else 50, eta=0.0, batch_size=16)
   config.evaluate = dict(num_clips=4 if smoke else 32, samples_per_clip=5)
   return config
