@@ -30,11 +30,16 @@ def evaluate(
   path = workdir / workdir_lib.CLIPS
   if not path.exists():
     raise UserError(f"nothing to evaluate: {path} is missing; run --mode=sample first")
-  with np.load(path, allow_pickle=False) as file:
-    real, reconstructed, sampled = (
-      file[name] for name in ("real", "reconstructed", "sampled")
-    )
-    sample_seconds = float(file["seconds"])
+  try:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+      real, reconstructed, sampled = (
+        file[name] for name in ("real", "reconstructed", "sampled")
+      )
+      sample_seconds = float(file["seconds"])
+  except Exception as e:  # Damage shows as any error at all.
+    raise UserError(
+      f"{path} is damaged ({e}); delete it and run --mode=sample again"
+    ) from e
   figures: dict[str, float] = dict(protocol.video_figures(real, reconstructed, sampled))
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
   memory = [workdir_lib.peak_memory_gb()]

@@ -150,7 +150,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     _check_config_file(argv)
     return flags.FLAGS(list(argv))
-  except (flags.Error, OSError, AttributeError, KeyError, TypeError, ValueError) as e:
+  except Exception as e:  # A configuration is a program, which may raise anything.
     sys.exit(_fail(_explain(e, argv)))
 
 
@@ -191,6 +191,8 @@ def _explain(error: BaseException, argv: Sequence[str]) -> str:
   if "whilst parsing config file" in text:  # Python's whole story of an error in it.
     root = causes[-1]
     return f"{text.partition(': ')[0]}: {type(root).__name__}: {_one_line(root)}"
+  if not isinstance(error, flags.Error):
+    text = f"--config: {type(error).__name__}: {error}"
   if "get_config" in text:
     text = "the file of --config defines no function get_config"
   text = re.sub(r"invalid literal for int\(\).*", "expected a whole number", text)

@@ -180,7 +180,7 @@ def _made_from(config: Config, workdir: pathlib.Path) -> str:
 
 def _read_made_from(path: pathlib.Path) -> str:
   try:
-    with np.load(path, allow_pickle=False) as file:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
       return str(file["made_from"])
   except Exception:  # Damaged or of another version: it is made again.
     return ""

@@ -15,7 +15,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.mesh = dict(data=-1)
   config.data = dict(
     name="shapes",
-    num_frames=4,
+    num_frames=3,
     frame_stride=1,
     resolution=8,
     num_train=20,
@@ -29,8 +29,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       encoder_channels=(4, 8),
       motion_encoder_channels=(4, 8),
       decoder_channels=(4, 8),
-      encoder_blocks=1,
-      decoder_blocks=(1, 1),
+      encoder_blocks=0,
+      decoder_blocks=(0, 0),
       kernels=((1, 3, 3), (3, 1, 1)),
     ),
     loss=dict(kl_weight=1e-2),
@@ -49,7 +49,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       model_channels=8,
       channel_mults=(1,),
       num_res_blocks=1,
-      attention_factors=(1,),
+      attention_factors=(),
       head_channels=4,
       context_channels=8,
     ),
@@ -58,6 +58,8 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       steps=steps,
       batch_size=8,
       learning_rate=1e-3,
+      warmup_steps=1,
+      schedule="cosine",
       ema_decay=0.9,
       log_every=1,
       checkpoint_every=2,
@@ -65,5 +67,5 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
   )
   config.sample = dict(num_steps=3, eta=0.0, batch_size=8)
-  config.evaluate = dict(num_clips=3, samples_per_clip=2)
+  config.evaluate = dict(num_clips=4, samples_per_clip=2)
   return config

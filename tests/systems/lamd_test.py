@@ -18,7 +18,7 @@ from lamd_jax.systems.pixels import from_uint8
 
 CONFIG = tiny_config.get_config()
 KEY = jax.random.key(11)
-VIDEO = np.random.default_rng(0).integers(0, 256, (2, 4, 8, 8, 3)).astype(np.uint8)
+VIDEO = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3)).astype(np.uint8)
 BATCH = {"video": jnp.asarray(VIDEO)}
 
 
@@ -97,7 +97,7 @@ class MCDVAEStageTest(absltest.TestCase):
     mean, logvar = (np.asarray(x, np.float64) for x in posterior)
     l1 = np.abs(np.asarray(decoded, np.float64) - (VIDEO / 127.5 - 1.0)).mean()
     kl = 0.5 * (mean**2 + np.exp(logvar) - 1.0 - logvar)  # b h w d
-    per_pixel = kl.sum() / 2 / (4 * 8 * 8 * 3)  # Two clips of L H W 3 values.
+    per_pixel = kl.sum() / 2 / (3 * 8 * 8 * 3)  # Two clips of L H W 3 values.
     np.testing.assert_allclose(loss, l1 + 0.7 * per_pixel, rtol=1e-4)
     np.testing.assert_allclose(metrics["l1"], l1, rtol=1e-4)
     np.testing.assert_allclose(metrics["kl_per_latent_value"], kl.mean(), rtol=1e-4)
@@ -199,9 +199,7 @@ class DMGStageTest(parameterized.TestCase):
     _, params = generator()
     sample = compiled_sample()
     before = np.asarray(sample(params, BATCH, KEY))
-    np.testing.assert_array_equal(
-      sample(params, changed(frames=[1, 2, 3]), KEY), before
-    )
+    np.testing.assert_array_equal(sample(params, changed(frames=[1, 2]), KEY), before)
     by = np.abs(np.asarray(sample(params, changed(frames=[0]), KEY)) - before)
     self.assertGreater(by.max((1, 2, 3, 4)).min(), 0.01)
 

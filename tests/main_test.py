@@ -1,0 +1,270 @@
+"""The command line: a mistake gets one line that says what to do, and status 2."""
+
+import contextlib
+import io
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+from unittest import mock
+import warnings
+
+from absl import flags
+from absl.testing import absltest, flagsaver, parameterized
+import numpy as np
+from PIL import Image
+import tiny_config
+
+from lamd_jax import main, sample, train
+from lamd_jax import workdir as workdir_lib
+
+ROOT = pathlib.Path(__file__).parents[1]
+TINY = f"--config={ROOT / 'tests' / 'tiny_config.py'}"
+
+
+def run(*args):
+  """Runs the command line in this process: (status, what it printed on stderr)."""
+  argv = ["main", *map(str, args)]
+  stderr = io.StringIO()
+  with (
+    flagsaver.flagsaver(),
+    mock.patch.object(sys, "argv", argv),  # Where the flag --config looks.
+    contextlib.redirect_stderr(stderr),
+    contextlib.redirect_stdout(io.StringIO()),
+    warnings.catch_warnings(),
+  ):
+    # ml_collections loads files in a way that later versions of Python drop.
+    warnings.filterwarnings("ignore", "the load_module", DeprecationWarning)
+    flags.FLAGS.unparse_flags()
+    sys.modules.pop("config_config", None)  # Of the run before.
+    try:
+      status = main.main(main.parse_flags(argv))
+    except SystemExit as e:
+      status = e.code
+  return status, stderr.getvalue()
+
+
+class MainTestCase(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    temporary = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    self.temporary = temporary.resolve()
+    self.folder = self.temporary / "run"
+
+  def assert_refused(self, message, *args, folder=None):
+    """One line, status 2, and nothing written."""
+    status, stderr = run(*args, f"--workdir={folder or self.folder}")
+    self.assertEqual(status, 2, stderr)
+    self.assertRegex(stderr, rf"\Aerror: .*{message}.*\n\Z")
+    self.assertFalse(self.folder.exists())
+
+
+class ConfigurationTest(MainTestCase):
+  @parameterized.parameters(
+    ("--config.data.num_framse=8", "--config.data.num_framse=8: .* mean num_frames"),
+    ("--config.dmg.train.step=8", "--config.dmg.train.step=8: .* mean steps"),
+    ("--config.zzz=1", "--config.zzz=1: the configuration has no 'zzz'"),
+    ("--config.seed=abc", "--config.seed=abc: expected a whole number"),
+    ("--config.mcd_vae.train.steps=1.5", "steps=1.5: expected a whole number"),
+    ("--config.sample.eta=high", "--config.sample.eta=high: expected a number"),
+    ("--config.data.resolution=9", "data.resolution=9 does not divide .* nearest: "),
+    ("--config.data.num_frames=0", "data.num_frames=0: a video needs at least 2"),
+    ("--config.data.num_train=0", "data.num_train is 0; expected a whole number"),
+    ("--config.data.name=shaps", "'shaps'; known: shapes, tfds, video_folder"),
+    ("--config.system=ladm", "'ladm'; known: lamd"),
+    ("--config.stages=vae", "'vae'; lamd has mcd_vae, dmg"),
+    ("--config.stages=()", "config.stages is empty"),
+    ("--config.compute_dtype=half", "'half'; known: float32, bfloat16"),
+    ("--config.mesh.data=3", "mesh .* does not fit 8 device"),
+    ("--config.dmg.train.batch_size=12", "batch_size=12 .* nearest sizes: 8 or 16"),
+    ("--config.dmg.train.schedule=cos", "'cos'; known: constant, cosine, linear"),
+    ("--config.dmg.train.log_every=0", "dmg.train.log_every=0: .* from 1 on"),
+    ("--config.mcd_vae.train.ema_decay=2.0", "ema_decay=2.0: expected 0 to 1"),
+    ("--config.mcd_vae.train.steps=0", "steps=0: expected at least 1"),
+    ("--config.evaluate.num_clips=0", "evaluate.num_clips=0: .* from 1 on"),
+    ("--config.sample.num_steps=1000", "num_steps=1000: .* 1 to 999"),
+    ("--config.dmg.diffusion.parameterization=e", "'e'; known: x, eps, v"),
+    ("--config.dmg.model.head_channels=3", "head_channels=3 does not divide"),
+    ("--config.mcd_vae.model.decoder_channels=(4,)", "decoder_channels has 1"),
+    (
+      "--config.mcd_vae.model.kernels=((3,),)",
+      "config.mcd_vae does not make a network",
+    ),
+  )
+  def test_a_wrong_value_is_named_with_what_is_right(self, flag, message):
+    self.assert_refused(message, TINY, flag)
+
+  @parameterized.parameters(
+    ("configs/quikstart.py", "no such file; did you mean .*configs/quickstart.py"),
+    ("configs/nothing-like-it.py", "no such file; see configs/"),
+    ("configs", "no such file"),
+    ("configs/bair.py:smok", "'smok' .* known: small, smoke"),
+    ("configs/quickstart.py:minutes=x", "minutes='x': expected int"),
+    ("README.md", "--config: SyntaxError: .*README.md, line"),
+    ("configs/video_folder.py", "data.path is not set; .* --config.data.path=FOLDER"),
+    ("configs/bair.py", "data_dir|not stored|prepare"),
+  )
+  def test_a_wrong_file_is_named(self, name, message):
+    self.assert_refused(message, f"--config={ROOT / name}")
+
+  def test_a_file_with_a_mistake_in_it_says_which(self):
+    path = self.temporary / "mine.py"
+    path.write_text("def get_config():\n  raise TypeError('two\\nlines')\n")
+    self.assert_refused("--config=.*mine.py: TypeError: two lines", f"--config={path}")
+    path.write_text("import nothing_like_it\n")
+    self.assert_refused("--config: ModuleNotFoundError: No mod", f"--config={path}")
+    path.write_text("")
+    self.assert_refused("defines no function get_config", f"--config={path}")
+    path.write_text(
+      f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nimport tiny_config\n"
+      "def get_config():\n  config = tiny_config.get_config()\n"
+      "  del config.dmg.train.ema_decay\n  return config\n"
+    )
+    self.assert_refused("dmg.train.ema_decay is missing", f"--config={path}")
+
+  def test_without_a_configuration_it_shows_one(self):
+    self.assert_refused("--config is missing, for example --config=configs/quick")
+
+
+class DataTest(MainTestCase):
+  def test_videos_that_are_not_there_are_said_before_anything_is_written(self):
+    config = f"--config={ROOT / 'configs' / 'video_folder.py'}"
+    clips = self.temporary / "clips"
+    path = f"--config.data.path={clips}"
+    self.assert_refused("clips' does not exist; expected a folder", config, path)
+    clips.mkdir()
+    self.assert_refused("no video of 31 frames or more in", config, path)
+    (clips / "text.mp4").write_text("not a video")
+    with self.assertLogs("absl", "WARNING"):
+      self.assert_refused("no video .* left out: text.mp4: ", config, path)
+
+
+class ArgumentsTest(MainTestCase):
+  @parameterized.parameters(
+    (["extra"], "unexpected argument 'extra'"),
+    (["--imge=x.png"], "Unknown command line flag 'imge'"),
+    (["--mode=trian"], "--mode=trian: .* <all|train|sample|evaluate|report>"),
+    (["--image=x.png"], "--image and --video need --mode=sample"),
+    (["--video=x.mp4", "--mode=train"], "--image and --video need --mode=sample"),
+    (["--image=x", "--video=y", "--mode=sample"], "--image or --video, not both"),
+    (["--mode=sample"], "no config.json: expected a folder that --mode=train wrote"),
+    (["--mode=evaluate"], "no config.json: expected a folder"),
+    (["--mode=report"], "no work folder"),
+  )
+  def test_a_wrong_argument_is_named(self, args, message):
+    self.assert_refused(message, TINY, *args)
+
+  def test_a_work_folder_that_is_a_file_is_left_alone(self):
+    file = self.temporary / "file"
+    file.write_text("mine")
+    self.assert_refused("file is a file; expected a folder", TINY, folder=file)
+    self.assert_refused("cannot write .*Not a directory", TINY, folder=file / "below")
+    self.assertEqual(file.read_text(), "mine")
+
+  def test_by_default_the_folder_has_the_name_of_the_configuration(self):
+    for name, folder in (
+      ("quickstart.py", "runs/quickstart"),
+      ("bair.py:small", "runs/bair_small"),
+      ("quickstart.py:minutes=60", "runs/quickstart_minutes_60"),
+    ):
+      page = pathlib.Path("report.html")
+      with mock.patch.object(main.report, "write_report", return_value=page) as write:
+        status, _ = run(f"--config={ROOT / 'configs' / name}", "--mode=report")
+      self.assertEqual((status, str(write.call_args[0][0])), (0, folder))
+
+
+class BegunFolderTest(MainTestCase):
+  def setUp(self):
+    super().setUp()
+    workdir_lib.open_workdir(self.folder, tiny_config.get_config())
+
+  def assert_refused_untouched(self, message, *args):
+    files = lambda: {
+      path: (path.stat().st_mtime_ns, path.read_bytes())
+      for path in self.folder.rglob("*")
+    }
+    before = files()
+    status, stderr = run(TINY, *args, f"--workdir={self.folder}")
+    self.assertEqual(status, 2, stderr)
+    self.assertRegex(stderr, rf"\Aerror: .*{message}.*\n\Z")
+    self.assertEqual(files(), before)
+
+  @parameterized.parameters("all", "train", "sample", "evaluate")
+  def test_another_configuration_is_told_apart_and_nothing_touched(self, mode):
+    self.assert_refused_untouched(
+      r"another configuration: data.num_frames \(there 3, now 4\), seed"
+      r" \(there 3, now 5\); choose another --workdir",
+      f"--mode={mode}",
+      "--config.seed=5",
+      "--config.data.num_frames=4",
+    )
+
+  def test_what_is_not_trained_cannot_be_sampled_or_measured(self):
+    self.assert_refused_untouched("no checkpoint in .*mcd_vae.*train", "--mode=sample")
+    self.assert_refused_untouched("nothing to evaluate", "--mode=evaluate")
+
+  def test_a_picture_that_is_none_is_named(self):
+    text = self.temporary / "text.png"
+    text.write_text("not a picture")
+    for path, message in (
+      (text, "text.png' cannot be read as a picture"),
+      (self.temporary / "none.png", "no such picture: .*none.png"),
+      (self.temporary, "no such picture"),
+    ):
+      self.assert_refused_untouched(message, "--mode=sample", f"--image={path}")
+    self.assert_refused_untouched("text.png: ", "--mode=sample", f"--video={text}")
+
+  def test_a_picture_or_the_first_frame_of_a_video_is_animated(self):
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
+    picture, video = self.temporary / "a b.png", self.temporary / "clip.mp4"
+    Image.fromarray(pixels).save(picture)
+    frames = np.stack([np.full((64, 64, 3), v, np.uint8) for v in (200, 0)])
+    main.video_io.write_mp4(video, frames, 5.0)
+    for flag, name in ((f"--image={picture}", "a_b"), (f"--video={video}", "clip")):
+      with mock.patch.object(sample, "animate", return_value=[]) as animate:
+        status, stderr = run(TINY, "--mode=sample", flag, f"--workdir={self.folder}")
+      self.assertEqual((status, stderr), (0, ""))
+      *_, image, given_name = animate.call_args[0]
+      self.assertEqual(given_name, name)
+      if name == "a_b":
+        np.testing.assert_array_equal(image, pixels)
+      else:
+        self.assertLess(np.abs(image - 200.0).max(), 5.0)
+
+  def test_a_stop_is_one_line_with_the_status_that_shells_expect(self):
+    for error, expected in (
+      (train.Stopped("SIGTERM: saved", 143), (143, "SIGTERM: saved\n")),
+      (
+        KeyboardInterrupt(),
+        (130, "interrupted; the same command goes on from there\n"),
+      ),
+    ):
+      with mock.patch.object(train, "train", side_effect=error):
+        self.assertEqual(run(TINY, f"--workdir={self.folder}"), expected)
+
+
+class ProcessTest(MainTestCase):
+  """What only a process of its own can show."""
+
+  def start(self, *args):
+    command = [sys.executable, "-m", "lamd_jax.main", *args]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+      command, cwd=self.temporary, env=environment, capture_output=True, text=True
+    )
+
+  def test_a_mistake_is_one_line_and_status_2_and_nothing_else(self):
+    done = self.start(TINY, "--config.data.num_framse=8")
+    self.assertEqual((done.returncode, done.stdout), (2, ""))
+    self.assertRegex(done.stderr, r"\Aerror: .*num_framse.*num_frames\?\n\Z")
+    self.assertEmpty(list(self.temporary.iterdir()))
+
+  def test_help_lists_the_flags(self):
+    done = self.start("--help")
+    for name in ("--config", "--workdir", "--mode", "--image", "--video"):
+      self.assertIn(name, done.stdout)
+
+
+if __name__ == "__main__":
+  absltest.main()
