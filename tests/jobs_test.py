@@ -330,7 +330,7 @@ class AnimateTest(JobsTestCase):
     self.assertEqual([path.name for path in paths], ["mine_0.mp4", "mine_1.mp4"])
     self.assertGreater(np.abs(np.subtract(*videos, dtype=float)).mean(), 1.0)
     for name in ("mine_0.gif", "mine_1.gif", "mine.png"):
-      self.assertTrue((self.folder / "samples" / name).exists())
+      self.assertTrue((self.folder / "animated" / name).exists())
     # What was there before stays as it was.
     before, after = snapshot(WHOLE), snapshot(self.folder)
     self.assertEqual({k: after[k] for k in before}, before)

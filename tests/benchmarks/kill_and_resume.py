@@ -12,6 +12,7 @@ must be equal to the last bit: parameters, averages and optimizer. Exits with st
 """
 
 import argparse
+import contextlib
 import pathlib
 import random
 import subprocess
@@ -45,19 +46,36 @@ def newest(workdir):
   return steps
 
 
-def watch(process, workdir, *, seconds=None):
-  """Waits for a moment to kill: after so many seconds, or when something is written.
+def writing(workdir):
+  """The temporary folders of checkpoints, each with a number of its own."""
+  found = {}
+  for path in workdir.glob(WRITING):
+    with contextlib.suppress(FileNotFoundError):  # Finished in between.
+      found[path.stat().st_ctime_ns] = str(path.relative_to(workdir))
+  return found
+
+
+def watch(process, workdir, leftovers, *, seconds=None, saves=0):
+  """Waits for a moment to kill: after so many seconds, or in the n-th save.
+
+  Args:
+    process: The training.
+    workdir: Its folder.
+    leftovers: `writing` of the time before it was started.
+    seconds: To wait.
+    saves: How many checkpoints to see being written, where `seconds` is None.
 
   Returns:
-    What was seen being written, "" if nothing; None if the training ended first.
+    What was just being written, "" if nothing; None if the training ended first.
   """
-  begin = time.monotonic()
+  begin, seen = time.monotonic(), set()
   while process.poll() is None:
-    writing = [path.relative_to(workdir) for path in workdir.glob(WRITING)]
-    if seconds is None and writing:
-      return str(writing[0])
+    new = {k: v for k, v in writing(workdir).items() if k not in leftovers}
+    seen |= set(new.values())
+    if new and seconds is None and len(seen) >= saves:
+      return max(new.values())
     if seconds is not None and time.monotonic() - begin >= seconds:
-      return str(writing[0]) if writing else ""
+      return max(new.values(), default="")
     time.sleep(0.001)
   return None
 
@@ -103,13 +121,15 @@ def main():
     print("|---|---|---|---|")
     kills = 0
     for number in range(1, 20 * args.kills):
+      leftovers = writing(killed)
       process = start(args.arguments, killed, args.config)
-      begin = time.monotonic()
+      begin, seen = time.monotonic(), None
       # The second one in the middle of a checkpoint, the others at any moment.
-      seconds = None if kills == 1 else rng.uniform(0.2, 0.9) * duration
-      seen = "" if kills < args.kills else None
-      if seen is not None:
-        seen = watch(process, killed, seconds=seconds)
+      if kills == 1:
+        seen = watch(process, killed, leftovers, saves=rng.randint(1, 3))
+      elif kills < args.kills:
+        seconds = rng.uniform(0.3, 0.6) * duration
+        seen = watch(process, killed, leftovers, seconds=seconds)
       if seen is None:
         status, after = process.wait(), "not killed"
         if status:
