@@ -5,16 +5,18 @@ import jax.numpy as jnp
 import ml_collections
 
 from lamd_jax.models.dmg import DMG
+from lamd_jax.models.mcd_vae import MCDVAE
 from lamd_jax.systems.build import build, compute_dtype
 from lamd_jax.types import UserError
 
 
 class BuildTest(absltest.TestCase):
   def test_keys_become_fields_and_lists_tuples(self):
-    values = ml_collections.ConfigDict({"channel_mults": [1, [2]], "head_channels": 3})
-    model = build(DMG, values, "dmg.model", dtype=jnp.float32)
-    self.assertEqual(model.channel_mults, (1, (2,)))
-    self.assertEqual((model.head_channels, model.dtype), (3, jnp.float32))
+    values = {"kernels": [[1, 3, 3], [3, 1, 1]], "content_channels": 3}
+    values = ml_collections.ConfigDict(values)
+    model = build(MCDVAE, values, "mcd_vae.model", num_frames=4, dtype=jnp.float32)
+    self.assertEqual(model.kernels, ((1, 3, 3), (3, 1, 1)))
+    self.assertEqual((model.content_channels, model.dtype), (3, jnp.float32))
     hash(model)  # As a static argument of a compiled function.
 
   def test_an_unknown_key_names_the_nearest(self):
