@@ -50,9 +50,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
     loss=dict(kl_weight=1e-2),
     train=dict(
-      steps=20 if smoke else 145 * training,
+      steps=20 if smoke else 160 * training,
       batch_size=4,
-      learning_rate=2e-3,
+      optimizer="muon",
+      learning_rate=3e-3,
       warmup_steps=5 if smoke else 50,
       schedule="cosine",
       b2=0.99,
@@ -73,7 +74,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
     diffusion=dict(schedule="sqrt_linear", parameterization="eps"),
     train=dict(
-      steps=20 if smoke else 50 * training,
+      steps=20 if smoke else 60 * training,
       batch_size=4 if smoke else 16,
       learning_rate=1e-3,
       warmup_steps=5 if smoke else 50,

@@ -1,4 +1,4 @@
-"""Adam and its learning rate, from plain values."""
+"""Adam or Muon, and the learning rate, from plain values."""
 
 from collections.abc import Callable
 import math
@@ -7,9 +7,17 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Float
 import optax
+import optax.contrib
 
 from lamd_jax.types import Params, UserError
 
+OPTIMIZERS = ("adam", "muon")
+# Muon's updates are scaled to the size that Adam's have in practice, so that one
+# learning rate means the same for both: Liu et al. 2025 (arXiv:2502.16982).
+MUON_RMS = 0.2
+# Muon is for hidden layers: kernels that read or write pixels or latents, which have
+# few channels, stay with Adam.
+MUON_MIN_CHANNELS = 5
 # Fraction of the training after warm-up, in [0, 1] -> fraction of the way down.
 DESCENTS: dict[str, Callable[[Array], Array]] = {
   "constant": lambda progress: jnp.zeros_like(progress),
@@ -59,6 +67,7 @@ def make_optimizer(
   steps: int,
   learning_rate: float,
   *,
+  optimizer: str = "adam",
   warmup_steps: int = 0,
   schedule: str = "constant",
   end_fraction: float = 0.0,
@@ -67,23 +76,28 @@ def make_optimizer(
   b1: float = 0.9,
   b2: float = 0.999,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Returns AdamW (Adam where `weight_decay` is 0) and its learning rate.
+  """Returns the optimizer, behind a clipped gradient, and its learning rate.
 
   Args:
     steps: Length of the training, for the schedule.
-    learning_rate: See `make_learning_rate`, as for the next three.
+    learning_rate: See `make_learning_rate`, as for `warmup_steps` and the next two.
+    optimizer: "adam" is AdamW (Adam where `weight_decay` is 0). "muon" is Muon
+      (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for kernels and Adam
+      for the rest; its learning rates are of the size of Adam's.
     warmup_steps: See there.
     schedule: See there.
     end_fraction: See there.
     weight_decay: Per unit of learning rate, decoupled (Loshchilov & Hutter 2017,
       arXiv:1711.05101); not applied to biases and scales of norms.
     clip_norm: Largest norm of the gradient, over all parameters; 0 for no limit.
-    b1: Decay of the mean of gradients, in [0, 1).
-    b2: Decay of the mean of their squares, in [0, 1).
+    b1: Decay of Adam's mean of gradients, in [0, 1).
+    b2: Decay of Adam's mean of their squares, in [0, 1).
 
   Raises:
     UserError: A value that no training could use.
   """
+  if optimizer not in OPTIMIZERS:
+    raise UserError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
   for name, value, is_good, range_ in (
     ("steps", steps, steps >= 1, "at least 1"),
     ("learning_rate", learning_rate, 0 < learning_rate < 1, "between 0 and 1"),
@@ -102,13 +116,42 @@ def make_optimizer(
     schedule=schedule,
     end_fraction=end_fraction,
   )
-  tx = optax.chain(
-    optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity(),
-    optax.adamw(
+  if optimizer == "muon":
+    tx = optax.contrib.muon(
+      learning_rate_fn,
+      adam_b1=b1,
+      adam_b2=b2,
+      weight_decay=weight_decay,
+      weight_decay_mask=decay_mask,
+      consistent_rms=MUON_RMS,
+      muon_weight_dimension_numbers=muon_matrices,
+    )
+  else:
+    tx = optax.adamw(
       learning_rate_fn, b1=b1, b2=b2, weight_decay=weight_decay, mask=decay_mask
-    ),
-  )
-  return tx, learning_rate_fn
+    )
+  clip = optax.clip_by_global_norm(clip_norm) if clip_norm else optax.identity()
+  return optax.chain(clip, tx), learning_rate_fn
+
+
+def muon_matrices(params: Params) -> Params:
+  """Returns how each kernel is a matrix for Muon, and None where Adam goes on.
+
+  A kernel maps all its inputs (those of every tap of a convolution) to its outputs;
+  one that makes queries, keys or values is one matrix for each head.
+  """
+
+  def matrix(path, x):
+    names = [getattr(entry, "key", None) for entry in path]
+    if names[-1] != "kernel":
+      return None
+    is_per_head = x.ndim == 3 and names[-2] in ("query", "key", "value")
+    inputs = (0,) if is_per_head else tuple(range(x.ndim - 1))
+    if min(x.shape[inputs[-1]], x.shape[-1]) < MUON_MIN_CHANNELS:
+      return None
+    return optax.contrib.MuonDimensionNumbers(inputs, (x.ndim - 1,))
+
+  return jax.tree_util.tree_map_with_path(matrix, params)
 
 
 def decay_mask(params: Params) -> Params:

@@ -215,6 +215,21 @@ class DecoderTest(absltest.TestCase):
     mean = run("encode_motion")(VIDEO).mean
     np.testing.assert_allclose(posterior.mean, mean, atol=1e-4)
 
+  def test_no_norm_spreads_the_finest_content_over_the_frame(self):
+    # Two 3x3 convolutions lie between it and the pixels, so a change of one place
+    # ends two pixels further; a norm would rescale the whole frame.
+    model = TINY.clone(decoder_blocks=(0, 1))
+    key = jax.random.key(0)
+    variables = filled(jax.eval_shape(model.init, key, VIDEO, key))
+    decode = jax.jit(functools.partial(model.apply, variables, method="decode"))
+    content = model.apply(variables, VIDEO[:, 0], method="encode_content")
+    finest = content.scales[0].at[:, 3, 4].add(1.0)
+    changed = content._replace(scales=(finest, *content.scales[1:]))
+    moved = np.abs(decode(Z, changed) - decode(Z, content)).max(axis=(0, 1, 4)) > 0
+    rows, columns = np.where(moved)
+    self.assertEqual((rows.min(), rows.max()), (1, 5))
+    self.assertEqual((columns.min(), columns.max()), (2, 6))
+
 
 class GrowFramesTest(parameterized.TestCase):
   def grow(self, x, num_frames, fill):

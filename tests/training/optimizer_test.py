@@ -3,6 +3,7 @@
 import math
 
 from absl.testing import absltest, parameterized
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -108,6 +109,10 @@ class OptimizerTest(parameterized.TestCase):
       moments[0][1][0].mu["w"], moments[1][1][0].mu["w"], rtol=1e-5
     )
 
+  def test_an_unknown_optimizer_lists_the_known_ones(self):
+    with self.assertRaisesRegex(UserError, "'sgd'; known: adam, muon"):
+      optimizer.make_optimizer(9, 0.1, optimizer="sgd")
+
   @parameterized.parameters(
     dict(steps=0),
     dict(learning_rate=0.0),
@@ -123,6 +128,86 @@ class OptimizerTest(parameterized.TestCase):
     ((name, value),) = kwargs.items()
     with self.assertRaisesRegex(UserError, f"{name}={value}: expected"):
       optimizer.make_optimizer(**{"steps": 9, "learning_rate": 0.1, **kwargs})
+
+
+def muon_by_hand(grads, rate, rms=0.2):
+  """Jordan et al. 2024, with the scale of Liu et al. 2025: updates of a matrix."""
+  momentum, updates = np.zeros_like(grads[0]), []
+  for i, g in enumerate(grads, 1):
+    momentum = 0.95 * momentum + 0.05 * g
+    # Nesterov, with the unbiased moments that optax takes there.
+    x = 0.95 * momentum / (1 - 0.95 ** (i + 1)) + 0.05 * g / (1 - 0.95**i)
+    x = x / np.linalg.norm(x)
+    x = x.T if x.shape[0] > x.shape[1] else x
+    for _ in range(5):
+      a = x @ x.T
+      x = 3.4445 * x + (-4.7750 * a + 2.0315 * a @ a) @ x
+    x = x if x.shape == g.shape else x.T
+    updates.append(-rate * rms * max(g.shape) ** 0.5 * x)
+  return updates
+
+
+class MuonTest(absltest.TestCase):
+  def updates(self, grads, **kwargs):
+    params = [jnp.zeros_like(x) for x in jax.tree.leaves(grads[0])]
+    params = jax.tree.unflatten(jax.tree.structure(grads[0]), params)
+    tx, _ = optimizer.make_optimizer(9, 0.1, optimizer="muon", clip_norm=0.0, **kwargs)
+    state, out = tx.init(params), []
+    for g in grads:
+      update, state = tx.update(g, state, params)
+      out.append(update)
+    return out
+
+  def test_a_convolution_is_one_matrix_from_its_inputs_to_its_outputs(self):
+    rng = np.random.default_rng(0)
+    grads = [rng.normal(size=(1, 3, 3, 6, 8)) for _ in range(3)]
+    got = self.updates([{"kernel": jnp.asarray(g, jnp.float32)} for g in grads])
+    expected = muon_by_hand([g.reshape(54, 8) for g in grads], rate=0.1)
+    for g, e in zip(got, expected, strict=True):
+      np.testing.assert_allclose(g["kernel"].reshape(54, 8), e, rtol=2e-3, atol=1e-5)
+      # What Muon is for: all directions move alike.
+      singular = np.linalg.svd(np.reshape(g["kernel"], (54, 8)), compute_uv=False)
+      size = 0.1 * 0.2 * 54**0.5
+      self.assertBetween(singular.min() / size, 0.65, 1.25)
+      self.assertBetween(singular.max() / size, 0.65, 1.25)
+
+  def test_each_head_is_a_matrix_of_its_own(self):
+    rng = np.random.default_rng(1)
+    g = rng.normal(size=(8, 2, 6)).astype(np.float32)  # 2 heads.
+    (got,) = self.updates([{"query": {"kernel": jnp.asarray(g)}}])
+    for head in range(2):
+      (expected,) = muon_by_hand([g[:, head].astype(np.float64)], rate=0.1)
+      update = got["query"]["kernel"][:, head]
+      np.testing.assert_allclose(update, expected, rtol=2e-3, atol=1e-5)
+
+  def test_out_projection_of_heads_is_one_matrix(self):
+    g = np.random.default_rng(2).normal(size=(2, 6, 8)).astype(np.float32)
+    (got,) = self.updates([{"out": {"kernel": jnp.asarray(g)}}])
+    (expected,) = muon_by_hand([g.reshape(12, 8).astype(np.float64)], rate=0.1)
+    update = got["out"]["kernel"].reshape(12, 8)
+    np.testing.assert_allclose(update, expected, rtol=2e-3, atol=1e-5)
+
+  def test_the_rest_is_adam(self):
+    grads = {
+      "bias": jnp.array([3.0, -0.5, 1e-3, 7.0, -2.0, 0.1]),
+      "scale": jnp.array([0.1, -4.0]),
+      "pixels": {"kernel": jnp.full((3, 3, 3, 16), -0.3)},
+    }
+    (got,) = self.updates([grads])
+    for update, g in zip(jax.tree.leaves(got), jax.tree.leaves(grads), strict=True):
+      # With equal decay, Nesterov's first step is longer than Adam's by (1 + b1 -
+      # b1^2 ...): its sign and its sameness for all sizes of g are Adam's.
+      ratio = np.asarray(update) / np.sign(g)
+      np.testing.assert_allclose(ratio, ratio.flat[0], rtol=1e-3)
+      self.assertBetween(-ratio.flat[0], 0.09, 0.16)
+
+  def test_weight_decay_acts_on_kernels_alone(self):
+    params = {"kernel": jnp.full((6, 8), 2.0), "bias": jnp.full((6, 8), 2.0)}
+    tx, _ = optimizer.make_optimizer(9, 0.1, optimizer="muon", weight_decay=0.3)
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    updates, _ = tx.update(zeros, tx.init(params), params)
+    np.testing.assert_allclose(updates["kernel"], -0.1 * 0.3 * 2.0, rtol=1e-5)
+    np.testing.assert_array_equal(updates["bias"], 0.0)
 
 
 if __name__ == "__main__":
