@@ -76,6 +76,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=20 if smoke else 60 * training,
       batch_size=4 if smoke else 16,
+      optimizer="adam",
       learning_rate=1e-3,
       warmup_steps=5 if smoke else 50,
       schedule="cosine",
