@@ -83,7 +83,7 @@ class ConfigurationTest(MainTestCase):
     ("--config.mcd_vae.train.ema_decay=2.0", "ema_decay=2.0: expected 0 to 1"),
     ("--config.mcd_vae.train.steps=0", "steps=0: expected at least 1"),
     ("--config.evaluate.num_clips=0", "evaluate.num_clips=0: .* from 1 on"),
-    ("--config.sample.num_steps=1000", "num_steps=1000: .* 1 to 999"),
+    ("--config.sample.num_steps=1001", "num_steps=1001: .* 1 to 1000"),
     ("--config.dmg.diffusion.parameterization=e", "'e'; known: x, eps, v"),
     ("--config.dmg.model.head_channels=3", "head_channels=3 does not divide"),
     ("--config.mcd_vae.model.decoder_channels=(4,)", "decoder_channels has 1"),

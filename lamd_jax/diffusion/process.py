@@ -4,9 +4,10 @@ With clean data x and eps ~ N(0, I), the noised variable at time t is
 
   x_t = alpha_t x + sigma_t eps,     alpha_t^2 + sigma_t^2 = 1.
 
-The process preserves variance, so a single number per example names the noise
-level: logsnr_t = log(alpha_t^2 / sigma_t^2), in nats. That number, and never t,
-is what the functions below take. The schedule alone knows about t.
+The process preserves variance, so a single number names the noise level:
+logsnr_t = log(alpha_t^2 / sigma_t^2), in nats. That number, and never t, is what the
+functions below take. The schedule alone knows about t. There is one level for each
+example, `b`, or for each frame, `b f`; +inf is clean data.
 
 From x_t and the noise level, each of x, eps and v = alpha_t eps - sigma_t x
 determines the other two. A network predicts one of them, its parameterization;
@@ -42,16 +43,34 @@ ModelFn = Callable[[Array, Array], Array]
 DenoiseFn = Callable[[Array, Array], Prediction]
 
 
+def expand(per_example: Float[Array, " b *f"], ndim: int) -> Float[Array, "b ..."]:
+  """Returns `b 1 ... 1` or `b f 1 ... 1`, with `ndim` axes in all."""
+  return per_example.reshape(*per_example.shape, *(1,) * (ndim - per_example.ndim))
+
+
 def alpha_sigma(
-  logsnr: Float[Array, " b"], ndim: int
+  logsnr: Float[Array, " b *f"], ndim: int
 ) -> tuple[Float[Array, "b ..."], Float[Array, "b ..."]]:
-  """Returns alpha and sigma, each `b 1 ... 1` with `ndim` axes in all."""
-  logsnr = logsnr.reshape(-1, *(1,) * (ndim - 1))
+  """Returns alpha and sigma, shaped as by `expand`."""
+  logsnr = expand(logsnr, ndim)
   return jnp.sqrt(jax.nn.sigmoid(logsnr)), jnp.sqrt(jax.nn.sigmoid(-logsnr))
 
 
+def lost(
+  logsnr_t: Float[Array, " b *f"], logsnr_s: Float[Array, " b *f"], ndim: int
+) -> Float[Array, "b ..."]:
+  """Returns 1 - SNR_t / SNR_s, in [0, 1], shaped as by `expand`.
+
+  Of the noise between x_s and x_t, for s less noisy than t: the variance of x_t given
+  x_s is sigma_t^2 times this number, that of x_s given x and x_t sigma_s^2 times it.
+  Written so, they keep their digits for levels that are close (Kingma et al. 2021,
+  appendix A).
+  """
+  return expand(-jnp.expm1(logsnr_t - logsnr_s), ndim)
+
+
 def diffuse(
-  key: PRNGKey, x: Float[Array, " b *s"], logsnr: Float[Array, " b"]
+  key: PRNGKey, x: Float[Array, " b *s"], logsnr: Float[Array, " b *f"]
 ) -> tuple[Float[Array, " b *s"], Prediction]:
   """Draws x_t given x; also returns what a perfect network would predict."""
   alpha, sigma = alpha_sigma(logsnr, x.ndim)
@@ -60,10 +79,28 @@ def diffuse(
   return alpha * x + sigma * eps, target
 
 
+def posterior(
+  x: Float[Array, " b *s"],
+  x_t: Float[Array, " b *s"],
+  logsnr_t: Float[Array, " b *f"],
+  logsnr_s: Float[Array, " b *f"],
+) -> tuple[Float[Array, " b *s"], Float[Array, "b ..."]]:
+  """Returns the mean and the variance of q(x_s | x_t, x), for s less noisy than t.
+
+  Ho et al. 2020 (arXiv:2006.11239), equations 6 and 7, between any two levels.
+  """
+  alpha_t, _ = alpha_sigma(logsnr_t, x_t.ndim)
+  alpha_s, sigma_s = alpha_sigma(logsnr_s, x_t.ndim)
+  kept = expand(jnp.exp(logsnr_t - logsnr_s), x_t.ndim)  # r; not 1 - lost.
+  gone = lost(logsnr_t, logsnr_s, x_t.ndim)
+  mean = kept * (alpha_s / alpha_t) * x_t + gone * alpha_s * x
+  return mean, jnp.square(sigma_s) * gone
+
+
 def convert(
   output: Float[Array, " b *s"],
   x_t: Float[Array, " b *s"],
-  logsnr: Float[Array, " b"],
+  logsnr: Float[Array, " b *f"],
   parameterization: Parameterization,
 ) -> Prediction:
   """Reads a network output as x, eps or v and works out the other two.

@@ -1,88 +1,43 @@
-"""Samplers: one function per update rule, and one loop that runs them.
+"""Samplers: from noise to data along a grid of noise levels.
 
-A rule moves x_t to the less noisy x_s with one prediction made at x_t. It sees
-noise levels only, so it works on any grid: all trained levels, every fifth, or a
-continuous schedule cut anywhere.
+A `Sampler` moves x_t to the less noisy x_s. It sees noise levels only, so it works
+on any grid: all trained levels, every fifth, or a continuous schedule cut anywhere.
+The last level may be +inf, clean data (`ending_clean`); the last step then returns
+the predicted x. `sample` is the loop, one `lax.scan`:
 
-Where variances are needed they are written with r = SNR_t / SNR_s, in [0, 1]: the
-posterior variance of x_s given x and x_t is sigma_s^2 (1 - r), which keeps its
-digits for levels that are close (Kingma et al. 2021, arXiv:2107.00630, appendix A).
+    sampler = langevin(ancestral(gamma=0.1), delta=0.1)
+    x = sample(key, x_init, denoise_fn=denoise_fn, sampler=sampler, logsnr_grid=grid)
+
+Numbers such as eta, delta, guidance scales and the levels of the grid may be traced:
+jitted once, a sampling function takes other values without compiling again.
 """
 
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, ArrayLike, Float
 
 from lamd_jax.diffusion import process
 from lamd_jax.types import PRNGKey
 
-# (key, prediction, x_t, logsnr_t, logsnr_s) -> x_s
-StepFn = Callable[[PRNGKey, process.Prediction, Array, Array, Array], Array]
+Memory = Any  # A PyTree of arrays that a sampler carries from step to step.
 
 
-def ddim_step(
-  key: PRNGKey,
-  prediction: process.Prediction,
-  x_t: Float[Array, " b *s"],
-  logsnr_t: Float[Array, " b"],
-  logsnr_s: Float[Array, " b"],
-  *,
-  eta: float = 0.0,
-) -> Float[Array, " b *s"]:
-  """Moves along the predicted noise: Song et al. 2020 (arXiv:2010.02502), eq. 12.
+class Sampler(NamedTuple):
+  """An update rule, in the manner of optax.
 
-  Args:
-    key: For fresh noise; unused where eta is 0.
-    prediction: The network's, at x_t.
-    x_t: The noised variable at the level of t.
-    logsnr_t: Its log-SNR, in nats.
-    logsnr_s: The level to go to, in nats.
-    eta: Fraction, in [0, 1], of the posterior's standard deviation that is drawn
-      afresh: 0 is deterministic, 1 is ancestral sampling (their equation 16).
-
-  Returns:
-    x_s.
+  Attributes:
+    init: `(x_init) -> memory`, before the first step.
+    step: `(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory) -> (x_s, memory)`.
+      The levels have shape `b`; `logsnr_s` may be +inf.
   """
-  alpha_s, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
-  if eta == 0.0:
-    return alpha_s * prediction.x + sigma_s * prediction.eps
-  lost = _lost(logsnr_t, logsnr_s, x_t.ndim)
-  noise = jax.random.normal(key, x_t.shape, x_t.dtype)
-  direction = jnp.sqrt(1.0 - eta**2 * lost) * prediction.eps
-  fresh = eta * jnp.sqrt(lost) * noise
-  return alpha_s * prediction.x + sigma_s * (direction + fresh)
 
-
-def ancestral_step(
-  key: PRNGKey,
-  prediction: process.Prediction,
-  x_t: Float[Array, " b *s"],
-  logsnr_t: Float[Array, " b"],
-  logsnr_s: Float[Array, " b"],
-) -> Float[Array, " b *s"]:
-  """Draws x_s from its posterior, with the predicted x in place of the true one.
-
-  Ho et al. 2020 (arXiv:2006.11239), equations 6 and 7, with the smaller of their
-  two variances, and between any two levels.
-
-  Args:
-    key: For the draw.
-    prediction: The network's, at x_t.
-    x_t: The noised variable at the level of t.
-    logsnr_t: Its log-SNR, in nats.
-    logsnr_s: The level to go to, in nats.
-
-  Returns:
-    x_s.
-  """
-  alpha_t, _ = process.alpha_sigma(logsnr_t, x_t.ndim)
-  alpha_s, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
-  lost = _lost(logsnr_t, logsnr_s, x_t.ndim)
-  mean = (1.0 - lost) * (alpha_s / alpha_t) * x_t + lost * alpha_s * prediction.x
-  noise = jax.random.normal(key, x_t.shape, x_t.dtype)
-  return mean + sigma_s * jnp.sqrt(lost) * noise
+  init: Callable[[Array], Memory]
+  step: Callable[
+    [PRNGKey, process.DenoiseFn, Array, Array, Array, Memory], tuple[Array, Memory]
+  ]
 
 
 def sample(
@@ -90,8 +45,9 @@ def sample(
   x_init: Float[Array, " b *s"],
   *,
   denoise_fn: process.DenoiseFn,
-  step_fn: StepFn,
+  sampler: Sampler,
   logsnr_grid: Float[Array, " levels"],
+  on_step: Callable[[Any], None] | None = None,
 ) -> Float[Array, " b *s"]:
   """Goes from noise to data along a grid of noise levels.
 
@@ -100,29 +56,206 @@ def sample(
       what ran before it.
     x_init: The start, a draw from N(0, I).
     denoise_fn: Network, conditions and guidance in one.
-    step_fn: An update rule of this module, its options bound by
-      `functools.partial`.
+    sampler: The update rule.
     logsnr_grid: Log-SNRs in nats, rising; `schedule.sampling_grid(num_steps)`.
-      The network is evaluated at all levels but the last.
+    on_step: Called on the host with the number of each step, from 1 on, when it is
+      done: for a progress bar. The device does not wait for it.
 
   Returns:
     The sample at the last level of the grid.
   """
-
-  def body(x_t, step):
-    i, *levels = step
-    logsnr_t, logsnr_s = (jnp.broadcast_to(x, x_t.shape[:1]) for x in levels)
-    prediction = denoise_fn(x_t, logsnr_t)
-    step_key = jax.random.fold_in(key, i)
-    return step_fn(step_key, prediction, x_t, logsnr_t, logsnr_s), None
-
-  indices = jnp.arange(logsnr_grid.shape[0] - 1)
-  x_last, _ = jax.lax.scan(body, x_init, (indices, logsnr_grid[:-1], logsnr_grid[1:]))
+  advance = _make_advance(key, denoise_fn, sampler, on_step)
+  start = (x_init, sampler.init(x_init))
+  body = lambda carry, step: (advance(carry, step), None)
+  (x_last, _), _ = jax.lax.scan(body, start, _pairs(logsnr_grid))
   return x_last
 
 
-def _lost(
-  logsnr_t: Float[Array, " b"], logsnr_s: Float[Array, " b"], ndim: int
-) -> Float[Array, "b ..."]:
-  """Returns 1 - SNR_t / SNR_s, in [0, 1], as `b 1 ... 1`."""
-  return -jnp.expm1(logsnr_t - logsnr_s).reshape(-1, *(1,) * (ndim - 1))
+def sample_trajectory(
+  key: PRNGKey,
+  x_init: Float[Array, " b *s"],
+  *,
+  denoise_fn: process.DenoiseFn,
+  sampler: Sampler,
+  logsnr_grid: Float[Array, " levels"],
+) -> Float[Array, "levels b *s"]:
+  """Does what `sample` does; returns x at every level, the start included."""
+  advance = _make_advance(key, denoise_fn, sampler, None)
+
+  def body(carry, step):
+    carry = advance(carry, step)
+    return carry, carry[0]
+
+  start = (x_init, sampler.init(x_init))
+  _, later = jax.lax.scan(body, start, _pairs(logsnr_grid))
+  return jnp.concatenate([x_init[None], later])
+
+
+def _pairs(grid):
+  """The number of each step, the level it starts from and the one it goes to."""
+  return jnp.arange(grid.shape[0] - 1), grid[:-1], grid[1:]
+
+
+def _make_advance(key, denoise_fn, sampler, on_step):
+  def advance(carry, step):
+    x_t, memory = carry
+    i, *levels = step
+    logsnr_t, logsnr_s = (jnp.broadcast_to(x, x_t.shape[:1]) for x in levels)
+    step_key = jax.random.fold_in(key, i)
+    x_s, memory = sampler.step(step_key, denoise_fn, x_t, logsnr_t, logsnr_s, memory)
+    if on_step is not None:
+      # A value of x_s goes along, so that the call comes after the step.
+      jax.debug.callback(lambda i, _: on_step(i), i + 1, x_s.ravel()[0])
+    return x_s, memory
+
+  return advance
+
+
+def ending_clean(logsnr_grid: Float[Array, " levels"]) -> Float[Array, " levels"]:
+  """Returns the grid with clean data in place of its last level."""
+  return logsnr_grid.at[-1].set(jnp.inf)
+
+
+def ddim(eta: ArrayLike = 0.0) -> Sampler:
+  """Moves along the predicted noise: Song et al. 2020 (arXiv:2010.02502), eq. 12.
+
+  Args:
+    eta: Fraction, in [0, 1], of the posterior's standard deviation that is drawn
+      afresh: 0 is deterministic, 1 is ancestral sampling (their equation 16).
+  """
+
+  def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
+    prediction = denoise_fn(x_t, logsnr_t)
+    alpha_s, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
+    if _is_number(eta, 0.0):  # Known before it runs: no noise is drawn.
+      return alpha_s * prediction.x + sigma_s * prediction.eps, memory
+    lost = process.lost(logsnr_t, logsnr_s, x_t.ndim)
+    noise = jax.random.normal(key, x_t.shape, x_t.dtype)
+    direction = jnp.sqrt(1.0 - jnp.square(eta) * lost) * prediction.eps
+    fresh = eta * jnp.sqrt(lost) * noise
+    return alpha_s * prediction.x + sigma_s * (direction + fresh), memory
+
+  return _without_memory(step)
+
+
+def ancestral(gamma: ArrayLike = 0.0) -> Sampler:
+  """Draws x_s from its posterior, with the predicted x in place of the true one.
+
+  On all trained levels this is DDPM (Ho et al. 2020, arXiv:2006.11239, equations 6
+  and 7), on some of them DDPM with fewer steps.
+
+  Args:
+    gamma: Where the log-variance lies between its lower bound (0, the variance of
+      the posterior) and its upper bound (1, that of x_t given x_s), as in Ho et al.
+      2022 (arXiv:2204.03458), section 2.
+  """
+
+  def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
+    x = denoise_fn(x_t, logsnr_t).x
+    mean, _ = process.posterior(x, x_t, logsnr_t, logsnr_s)
+    _, sigma_t = process.alpha_sigma(logsnr_t, x_t.ndim)
+    _, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
+    std = jnp.power(sigma_s, 1.0 - gamma) * jnp.power(sigma_t, gamma)
+    std *= jnp.sqrt(process.lost(logsnr_t, logsnr_s, x_t.ndim))
+    std = jnp.where(sigma_s == 0.0, 0.0, std)  # Clean data, whatever gamma.
+    return mean + std * jax.random.normal(key, x_t.shape, x_t.dtype), memory
+
+  return _without_memory(step)
+
+
+def heun() -> Sampler:
+  """Goes on with the mean of the noise predicted here and at the end of the step.
+
+  The second-order method of Karras et al. 2022 (arXiv:2206.00364), algorithm 1
+  without churn, for the variance-preserving process: x / alpha as a function of
+  sigma / alpha has the predicted noise as its slope, so Euler's step there is DDIM.
+  Two network evaluations a step; the step to clean data is DDIM's, after Karras.
+  """
+
+  def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
+    del key
+    alpha_t, sigma_t = process.alpha_sigma(logsnr_t, x_t.ndim)
+    alpha_s, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
+    first = denoise_fn(x_t, logsnr_t)
+    euler = alpha_s * first.x + sigma_s * first.eps
+    second = denoise_fn(euler, jnp.where(jnp.isinf(logsnr_s), logsnr_t, logsnr_s))
+    slope = sigma_s - sigma_t * (alpha_s / alpha_t)  # Of x_s in eps.
+    better = euler + slope * 0.5 * (second.eps - first.eps)
+    return jnp.where(sigma_s == 0.0, euler, better), memory
+
+  return _without_memory(step)
+
+
+class _Last(NamedTuple):
+  x: Array
+  logsnr: Array
+
+
+def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
+  """DPM-Solver++ 2M: extrapolates x from this prediction and the one before.
+
+  Second order with one network evaluation a step. The first step, and one that ends
+  in clean data, are of first order.
+
+  Lu et al. 2022 (arXiv:2211.01095), algorithm 2, in terms of log-SNR: their lambda is
+  half of it.
+
+  Args:
+    stochastic: Solves the reverse SDE instead of the flow (their section 4.3).
+  """
+
+  def init(x_init):
+    return _Last(jnp.zeros_like(x_init), jnp.full(x_init.shape[:1], -jnp.inf))
+
+  def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, last):
+    x = denoise_fn(x_t, logsnr_t).x
+    _, sigma_t = process.alpha_sigma(logsnr_t, x_t.ndim)
+    alpha_s, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
+    # h / (2 h_last) with h the step in log-SNR; h_last is infinite at first.
+    h, h_last = logsnr_s - logsnr_t, logsnr_t - last.logsnr
+    weight = jnp.where(jnp.isinf(h), 0.0, 0.5 * h / h_last)
+    ahead = x + process.expand(weight, x_t.ndim) * (x - last.x)
+    lost = process.lost(logsnr_t, logsnr_s, x_t.ndim)
+    if stochastic:
+      noise = jax.random.normal(key, x_t.shape, x_t.dtype)
+      kept = jnp.exp(-0.5 * process.expand(h, x_t.ndim)) * (sigma_s / sigma_t)
+      x_s = kept * x_t + alpha_s * lost * ahead + sigma_s * jnp.sqrt(lost) * noise
+    else:
+      gone = -jnp.expm1(-0.5 * process.expand(h, x_t.ndim))
+      x_s = (sigma_s / sigma_t) * x_t + alpha_s * gone * ahead
+    return x_s, _Last(x, logsnr_t)
+
+  return Sampler(init, step)
+
+
+def langevin(sampler: Sampler, delta: ArrayLike = 0.1) -> Sampler:
+  """Corrects x_t by one step of Langevin dynamics, then lets `sampler` go on.
+
+  x_t - delta sigma_t eps / 2 + sqrt(delta) sigma_t noise: Ho et al. 2022
+  (arXiv:2204.03458), section 2. The paper corrects after each step of the sampler;
+  before each is the same but for the start, where pure noise stays pure noise, and
+  the end, where a correction would only add noise. Twice the network evaluations.
+
+  Args:
+    sampler: Any sampler.
+    delta: Size of the step, relative to sigma_t^2.
+  """
+
+  def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
+    noise_key, step_key = jax.random.split(key)
+    _, sigma_t = process.alpha_sigma(logsnr_t, x_t.ndim)
+    noise = jax.random.normal(noise_key, x_t.shape, x_t.dtype)
+    drift = -0.5 * delta * denoise_fn(x_t, logsnr_t).eps
+    x_t = x_t + sigma_t * (drift + jnp.sqrt(delta) * noise)
+    return sampler.step(step_key, denoise_fn, x_t, logsnr_t, logsnr_s, memory)
+
+  return Sampler(sampler.init, step)
+
+
+def _without_memory(step) -> Sampler:
+  return Sampler(lambda x_init: (), step)
+
+
+def _is_number(value: ArrayLike, number: float) -> bool:
+  """Whether a value is this very number, and known before anything runs."""
+  return isinstance(value, int | float) and value == number

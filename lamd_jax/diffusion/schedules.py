@@ -25,6 +25,7 @@ from lamd_jax.types import PRNGKey, UserError
 MAX_TIMESTEP = 999  # What networks embed for pure noise, whatever the schedule.
 # A grid time i / (n - 1) times n - 1 misses i by rounding, below 2^-12 for n < 2000.
 SNAP = 2.0**-12
+Shape = tuple[int, ...]
 
 
 @runtime_checkable
@@ -39,7 +40,7 @@ class Schedule(Protocol):
     """Returns the number that networks embed for a noise level, from 0 (data)."""
     ...
 
-  def draw_times(self, key: PRNGKey, num: int) -> Float[Array, " num"]:
+  def draw_times(self, key: PRNGKey, shape: Shape) -> Float[Array, "*b"]:
     """Draws independent training times, uniform over what is trained."""
     ...
 
@@ -83,9 +84,9 @@ class CosineSchedule:
     """Returns time on the scale of discrete models, from 0 to 999."""
     return MAX_TIMESTEP * self.time(logsnr)
 
-  def draw_times(self, key: PRNGKey, num: int) -> Float[Array, " num"]:
+  def draw_times(self, key: PRNGKey, shape: Shape) -> Float[Array, "*b"]:
     """Draws times uniform on [0, 1)."""
-    return jax.random.uniform(key, (num,))
+    return jax.random.uniform(key, shape)
 
   def sampling_grid(self, num_steps: int) -> Float[Array, " levels"]:
     """Returns the log-SNRs at `num_steps + 1` times, uniform from 1 to 0."""
@@ -142,9 +143,9 @@ class DiscreteSchedule:
     steps = jnp.arange(float(len(self.betas)))
     return _snap(jnp.interp(-logsnr, -jnp.asarray(self._table), steps))
 
-  def draw_times(self, key: PRNGKey, num: int) -> Float[Array, " num"]:
-    """Draws the times of `num` steps, uniform over the n steps."""
-    steps = jax.random.randint(key, (num,), 0, len(self.betas))
+  def draw_times(self, key: PRNGKey, shape: Shape) -> Float[Array, "*b"]:
+    """Draws the times of steps, uniform over the n steps."""
+    steps = jax.random.randint(key, shape, 0, len(self.betas))
     return steps.astype(jnp.float32) / (len(self.betas) - 1)
 
   def sampling_grid(self, num_steps: int) -> Float[Array, " levels"]:
@@ -155,13 +156,17 @@ class DiscreteSchedule:
     steps 1, 1 + n/k, 1 + 2 n/k, ... (k = `num_steps`; rounded down), in reverse,
     and the last of them leads to step 0. So a sample keeps the small noise of
     beta_0, a standard deviation of sqrt(beta_0).
+
+    With as many steps as levels it is Ho et al.'s: all levels, then clean data.
     """
     num_levels = len(self.betas)
-    if not 1 <= num_steps < num_levels:
+    if not 1 <= num_steps <= num_levels:
       raise UserError(
         f"num_steps={num_steps}: a schedule with {num_levels} trained levels can be"
-        f" sampled in 1 to {num_levels - 1} steps"
+        f" sampled in 1 to {num_levels} steps"
       )
+    if num_steps == num_levels:
+      return jnp.asarray([*self._table[::-1], jnp.inf])
     steps = 1 + np.arange(num_steps) * num_levels // num_steps
     return jnp.asarray(self._table[[*steps[::-1], 0]])
 
@@ -185,10 +190,29 @@ def sqrt_linear_betas(
   return tuple(np.square(roots).tolist())
 
 
+def cosine_betas(
+  num_steps: int = 1000, offset: float = 0.008, largest: float = 0.999
+) -> tuple[float, ...]:
+  """Returns betas whose abar follows cos^2: Nichol & Dhariwal 2021, section 3.2.
+
+  Args:
+    num_steps: n.
+    offset: s, which keeps the first betas from being too small.
+    largest: Betas are cut there, near the end.
+  """
+  place = (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset)
+  abar = np.square(np.cos(0.5 * math.pi * place))
+  return tuple(np.minimum(1 - abar[1:] / abar[:-1], largest).tolist())
+
+
 SCHEDULES: dict[str, Callable[[], Schedule]] = {
   "cosine": CosineSchedule,
+  "cosine_beta": lambda: DiscreteSchedule(cosine_betas()),
   "linear": lambda: DiscreteSchedule(linear_betas()),
   "sqrt_linear": lambda: DiscreteSchedule(sqrt_linear_betas()),
+  # The same with the ends of LVDM's models, and of Stable Diffusion's.
+  "lvdm": lambda: DiscreteSchedule(sqrt_linear_betas(1000, 0.0015, 0.0155)),
+  "stable_diffusion": lambda: DiscreteSchedule(sqrt_linear_betas(1000, 0.00085, 0.012)),
 }
 
 

@@ -7,7 +7,6 @@ E_I reads it, DMG samples a latent, Norm, D_V decodes.
 """
 
 from collections.abc import Mapping
-import functools
 from typing import get_args
 
 from flax import struct
@@ -134,7 +133,7 @@ class DMGStage:
       steps_key,
       jax.random.normal(init_key, shape),
       denoise_fn=process.make_denoise_fn(model_fn, self.parameterization),
-      step_fn=functools.partial(samplers.ddim_step, eta=self.eta),
+      sampler=samplers.ddim(self.eta),
       logsnr_grid=self.schedule.sampling_grid(self.num_steps),
     )
     return apply(self.vae, self.vae_params, z, content, method="decode")

@@ -74,6 +74,41 @@ class ProcessTest(parameterized.TestCase):
     self.assertEqual(prediction.x.dtype, jnp.float32)
     chex.assert_trees_all_close(prediction, target, atol=0.05)
 
+  def test_levels_per_frame_are_those_of_each_frame_alone(self):
+    x = jax.random.normal(jax.random.key(0), SHAPE)
+    logsnr = jnp.array([[-4.0, 1.0], [0.3, 2.0], [5.0, -1.0]])
+    x_t, target = process.diffuse(jax.random.key(1), x, logsnr)
+    got = process.convert(target.v, x_t, logsnr, "v")
+    for frame in range(2):
+      alone = process.convert(target.v[:, frame], x_t[:, frame], logsnr[:, frame], "v")
+      chex.assert_trees_all_close(
+        jax.tree.map(lambda value, i=frame: value[:, i], got), alone, atol=1e-6
+      )
+    alpha, sigma = process.alpha_sigma(logsnr, 5)
+    chex.assert_shape((alpha, sigma), (3, 2, 1, 1, 1))
+    np.testing.assert_allclose(x_t, alpha * x + sigma * target.eps, atol=1e-6)
+
+  def test_the_posterior_is_bayes_rule(self):
+    # q(x_s | x_t, x) from q(x_s | x) and q(x_t | x_s), two Gaussians, in float64.
+    levels = np.array([-1.0, 0.8])
+    alpha, sigma = np.sqrt(1 / (1 + np.exp(-levels))), np.sqrt(1 / (1 + np.exp(levels)))
+    x, x_t = 0.7, -1.3
+    slope = alpha[0] / alpha[1]
+    noise = sigma[0] ** 2 - slope**2 * sigma[1] ** 2  # Of x_t given x_s.
+    precision = 1 / sigma[1] ** 2 + slope**2 / noise
+    mean = (alpha[1] * x / sigma[1] ** 2 + slope * x_t / noise) / precision
+    got = process.posterior(
+      jnp.full((1, 1), x), jnp.full((1, 1), x_t), *jnp.asarray(levels)[:, None]
+    )
+    np.testing.assert_allclose(got[0], mean, rtol=1e-5)
+    np.testing.assert_allclose(got[1], 1 / precision, rtol=1e-5)
+
+  def test_the_posterior_at_clean_data_is_the_data(self):
+    x, x_t = jnp.full((2, 3), 0.7), jnp.ones((2, 3))
+    mean, variance = process.posterior(x, x_t, LOGSNR[:2], jnp.full(2, jnp.inf))
+    np.testing.assert_array_equal(mean, x)
+    np.testing.assert_array_equal(variance, 0.0)
+
   def test_an_unknown_parameterization_lists_the_known_ones(self):
     x_t, target = noised()
     convert = getattr(process.convert, "__wrapped__", process.convert)

@@ -1,35 +1,32 @@
-"""Samplers on data whose denoiser and flow are known in closed form."""
+"""Single steps against their papers' equations, and what the loop promises."""
 
 import functools
 import itertools
 
 from absl.testing import absltest, parameterized
+import analytic
 import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lamd_jax.diffusion import guidance, process, samplers, schedules
+from lamd_jax.diffusion import process, samplers, schedules
 
 MEAN, STD = -0.4, 0.6  # The data: N(MEAN, STD^2), each element by itself.
 COSINE = schedules.CosineSchedule(logsnr_min=-12.0, logsnr_max=12.0)
+VDM = schedules.CosineSchedule()
 LDM = schedules.make_schedule("sqrt_linear")
-STOCHASTIC = functools.partial(samplers.ddim_step, eta=1.0)
-
-
-def best_denoise_fn(x_t, logsnr):
-  """The conditional mean of x given x_t, for the Gaussian above."""
-  alpha, sigma = process.alpha_sigma(logsnr, x_t.ndim)
-  gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
-  return process.convert(MEAN + gain * (x_t - alpha * MEAN), x_t, logsnr, "x")
-
-
-def flow(x_init, first, last):
-  """Where the probability flow takes x_init: it keeps quantiles of a Gaussian."""
-  abar = lambda logsnr: 1 / (1 + np.exp(-float(logsnr)))
-  std = lambda logsnr: np.sqrt(abar(logsnr) * STD**2 + 1 - abar(logsnr))
-  score = (x_init - np.sqrt(abar(first)) * MEAN) / std(first)
-  return np.sqrt(abar(last)) * MEAN + std(last) * score
+best_denoise_fn = analytic.denoiser(analytic.gaussian(MEAN, STD))
+ALL = {
+  "ddim": samplers.ddim(),
+  "ddim_stochastic": samplers.ddim(1.0),
+  "ancestral": samplers.ancestral(),
+  "ancestral_gamma": samplers.ancestral(0.3),
+  "heun": samplers.heun(),
+  "dpm_solver_2m": samplers.dpm_solver_2m(),
+  "dpm_solver_2m_sde": samplers.dpm_solver_2m(stochastic=True),
+  "langevin": samplers.langevin(samplers.ancestral()),
+}
 
 
 def moments(grid):
@@ -55,64 +52,33 @@ def draw(shape=(2, 3, 4, 1), seed=0):
   return jax.random.normal(jax.random.key(seed), shape)
 
 
-def run(step_fn, grid, x_init, denoise_fn=best_denoise_fn):
+@functools.partial(jax.jit, static_argnames=("sampler", "denoise_fn"))
+def run(sampler, grid, x_init, denoise_fn=best_denoise_fn):
   return samplers.sample(
     jax.random.key(1),
     x_init,
     denoise_fn=denoise_fn,
-    step_fn=step_fn,
+    sampler=sampler,
     logsnr_grid=grid,
   )
 
 
-class SamplersTest(parameterized.TestCase):
-  @parameterized.parameters((COSINE, 0.02), (LDM, 0.04))
-  def test_ddim_follows_the_flow_to_first_order(self, schedule, tolerance):
-    x_init = draw()
-    errors = []
-    for num_steps in (50, 100):
-      grid = schedule.sampling_grid(num_steps)
-      got = run(samplers.ddim_step, grid, x_init)
-      chex.assert_shape(got, x_init.shape)
-      errors.append(np.max(np.abs(got - flow(x_init, grid[0], grid[-1]))))
-    self.assertLess(errors[1], tolerance)
-    self.assertBetween(errors[0] / errors[1], 1.7, 2.3)  # Half the step.
+def knows(answer):
+  return lambda x_t, logsnr: process.convert(answer, x_t, logsnr, "x")
 
-  @parameterized.parameters(samplers.ancestral_step, STOCHASTIC)
-  def test_random_samplers_have_the_moments_of_the_chain(self, step_fn):
-    grid = LDM.sampling_grid(50)
-    got = run(step_fn, grid, draw((4, 5000)))
-    mean, variance = moments(grid)
-    np.testing.assert_allclose(got.mean(), mean, atol=0.02)
-    np.testing.assert_allclose(got.var(), variance, rtol=0.03)
-    # And a fine chain ends at the data, which says that `moments` is right.
-    mean, variance = moments(LDM.sampling_grid(999))
-    np.testing.assert_allclose(mean, MEAN, atol=0.005)
-    np.testing.assert_allclose(variance, STD**2, rtol=0.02)
 
-  @parameterized.product(
-    step_fn=(samplers.ddim_step, STOCHASTIC, samplers.ancestral_step),
-    num_steps=(1, 2, 5),
-  )
-  def test_a_network_that_knows_the_answer_gives_it(self, step_fn, num_steps):
-    answer = draw((2, 3), seed=5)
-    oracle = lambda x_t, logsnr: process.convert(answer, x_t, logsnr, "x")
-    grid = COSINE.sampling_grid(num_steps)
-    got = run(step_fn, grid, draw((2, 3)), oracle)
-    chex.assert_trees_all_close(got, answer, atol=0.02)  # sigma at the end: exp(-6).
+def ldm_level(step, num=3):
+  return jnp.full(num, LDM.logsnr(jnp.array(step / 999)))
 
-  def test_with_trained_levels_the_answer_keeps_the_noise_of_the_first(self):
-    answer = draw((2, 3), seed=5)
-    oracle = lambda x_t, logsnr: process.convert(answer, x_t, logsnr, "x")
-    x_init = draw((2, 3))
-    got = run(samplers.ddim_step, LDM.sampling_grid(7), x_init, oracle)
-    # DDIM with an oracle never changes the noise it finds in the start.
-    first = 1 + 6 * 1000 // 7
-    abar = np.cumprod(1 - np.array(LDM.betas))
-    eps = (x_init - np.sqrt(abar[first]) * answer) / np.sqrt(1 - abar[first])
-    expected = np.sqrt(1 - 0.0015) * answer + np.sqrt(0.0015) * eps
-    np.testing.assert_allclose(got, expected, atol=1e-4)
 
+def one_step(sampler, x_t, prediction, *levels, key=None):
+  """One step with a fixed prediction."""
+  key = jax.random.key(4) if key is None else key
+  denoise_fn = lambda x_t, logsnr: prediction
+  return sampler.step(key, denoise_fn, x_t, *levels, sampler.init(x_t))[0]
+
+
+class StepTest(parameterized.TestCase):
   @parameterized.parameters(0.0, 0.4, 1.0)
   def test_a_ddim_step_is_that_of_latent_diffusion(self, eta):
     # ldm/models/diffusion/ddim.py, p_sample_ddim, with the sigma of
@@ -128,10 +94,10 @@ class SamplersTest(parameterized.TestCase):
     direction = np.sqrt(1 - a_prev - sigma**2) * eps
     expected = np.sqrt(a_prev) * pred_x0 + direction + sigma * noise
 
-    at = lambda i: jnp.full(3, LDM.logsnr(jnp.array(i / 999)))
+    levels = ldm_level(step), ldm_level(previous)
     x_t, eps = jnp.asarray(x_t, jnp.float32), jnp.asarray(eps, jnp.float32)
-    prediction = process.convert(eps, x_t, at(step), "eps")
-    got = samplers.ddim_step(key, prediction, x_t, at(step), at(previous), eta=eta)
+    prediction = process.convert(eps, x_t, levels[0], "eps")
+    got = one_step(samplers.ddim(eta), x_t, prediction, *levels, key=key)
     np.testing.assert_allclose(got, expected, atol=3e-5)
 
   def test_an_ancestral_step_is_that_of_ddpm(self):
@@ -146,77 +112,241 @@ class SamplersTest(parameterized.TestCase):
     mean += np.sqrt(1 - betas[i]) * (1 - abar[i - 1]) / (1 - abar[i]) * x_t
     variance = (1 - abar[i - 1]) / (1 - abar[i]) * betas[i]
 
-    at = lambda i: jnp.full(3, LDM.logsnr(jnp.array(i / 999)))
+    levels = ldm_level(i), ldm_level(i - 1)
     x_t, x = jnp.asarray(x_t, jnp.float32), jnp.asarray(x, jnp.float32)
-    prediction = process.convert(x, x_t, at(i), "x")
-    got = samplers.ancestral_step(key, prediction, x_t, at(i), at(i - 1))
+    prediction = process.convert(x, x_t, levels[0], "x")
+    got = one_step(samplers.ancestral(), x_t, prediction, *levels, key=key)
     np.testing.assert_allclose(got, mean + np.sqrt(variance) * noise, atol=3e-5)
+    # Their other variance, beta.
+    got = one_step(samplers.ancestral(1.0), x_t, prediction, *levels, key=key)
+    np.testing.assert_allclose(got, mean + np.sqrt(betas[i]) * noise, atol=3e-5)
+
+  @parameterized.parameters((0.0, 0.121330), (0.3, 0.175365), (1.0, 0.414203))
+  def test_coefficients_of_video_diffusion_models(self, gamma, variance):
+    # From t = 0.5 to 0.25 on the schedule of Ho et al. 2022, worked out by hand.
+    levels = [VDM.logsnr(jnp.full(200_000, t)) for t in (0.5, 0.25)]
+    sampler = samplers.ancestral(gamma)
+
+    def step(x, x_t):
+      x, x_t = (jnp.full((200_000,), value) for value in (x, x_t))
+      prediction = process.convert(x, x_t, levels[0], "x")
+      return one_step(sampler, x_t, prediction, *levels)
+
+    noise = step(0.0, 0.0)
+    np.testing.assert_allclose(jnp.var(noise), variance, rtol=0.01)
+    np.testing.assert_allclose(step(1.0, 0.0) - noise, 0.765339, atol=1e-5)
+    np.testing.assert_allclose(step(0.0, 1.0) - noise, 0.224197, atol=1e-5)
 
   def test_ddim_with_eta_one_is_ancestral_sampling(self):
-    at = [jnp.array([-3.0, -1.0]), jnp.array([-2.5, 1.5])]
+    levels = jnp.array([-3.0, -1.0]), jnp.array([-2.5, 1.5])
     x_t = draw((2, 3))
-    prediction = best_denoise_fn(x_t, at[0])
-    key = jax.random.key(3)
+    prediction = best_denoise_fn(x_t, levels[0])
     chex.assert_trees_all_close(
-      STOCHASTIC(key, prediction, x_t, *at),
-      samplers.ancestral_step(key, prediction, x_t, *at),
+      one_step(samplers.ddim(1.0), x_t, prediction, *levels),
+      one_step(samplers.ancestral(), x_t, prediction, *levels),
       atol=1e-5,
     )
+
+  def test_a_heun_step_is_that_of_karras(self):
+    # Algorithm 1 without churn, in y = x / alpha and s = sigma / alpha, float64.
+    levels = [-1.0, 0.5]
+    x_t = draw((1, 4))
+    alpha = [1 / np.sqrt(1 + np.exp(-level)) for level in levels]
+    s = [np.exp(-0.5 * level) for level in levels]
+
+    def slope(y, s):  # (y - D(y; s)) / s for N(MEAN, STD^2).
+      return (y - (MEAN * s**2 + STD**2 * y) / (s**2 + STD**2)) / s
+
+    y = np.asarray(x_t, np.float64) / alpha[0]
+    first = slope(y, s[0])
+    second = slope(y + (s[1] - s[0]) * first, s[1])
+    expected = alpha[1] * (y + (s[1] - s[0]) * 0.5 * (first + second))
+    sampler = samplers.heun()
+    got, _ = sampler.step(
+      jax.random.key(0), best_denoise_fn, x_t, *(jnp.array([x]) for x in levels), ()
+    )
+    np.testing.assert_allclose(got, expected, atol=2e-6)
+
+  @parameterized.parameters(False, True)
+  def test_two_steps_of_dpm_solver(self, stochastic):
+    # Lu et al. 2022, equations 9 and 12, and section 4.3, with lambda = logsnr / 2.
+    logsnr = [-1.0, 0.0, 1.5]
+    half = [0.5 * x for x in logsnr]
+    alpha = [1 / np.sqrt(1 + np.exp(-x)) for x in logsnr]
+    sigma = [1 / np.sqrt(1 + np.exp(x)) for x in logsnr]
+    x, key, sampler = draw((1, 4)), jax.random.key(7), ALL["dpm_solver_2m"]
+    if stochastic:
+      sampler = ALL["dpm_solver_2m_sde"]
+    memory, outputs, expected = sampler.init(x), [], np.asarray(x, np.float64)
+    for i in range(2):
+      levels = jnp.array([logsnr[i]]), jnp.array([logsnr[i + 1]])
+      outputs.append(np.asarray(best_denoise_fn(x, levels[0]).x, np.float64))
+      x, memory = sampler.step(key, best_denoise_fn, x, *levels, memory)
+      h = half[i + 1] - half[i]
+      ahead = outputs[-1]
+      if i == 1:
+        r = (half[1] - half[0]) / h
+        ahead = (1 + 1 / (2 * r)) * outputs[1] - 1 / (2 * r) * outputs[0]
+      if stochastic:
+        noise = np.asarray(jax.random.normal(key, x.shape), np.float64)
+        expected = (
+          sigma[i + 1] / sigma[i] * np.exp(-h) * expected
+          + alpha[i + 1] * (1 - np.exp(-2 * h)) * ahead
+          + sigma[i + 1] * np.sqrt(1 - np.exp(-2 * h)) * noise
+        )
+      else:
+        expected = sigma[i + 1] / sigma[i] * expected
+        expected = expected - alpha[i + 1] * (np.exp(-h) - 1) * ahead
+      np.testing.assert_allclose(x, expected, atol=2e-6)
+
+  def test_langevin_corrects_before_the_step(self):
+    # A step from a level to itself by DDIM is none: what is left is the corrector.
+    levels = jnp.array([0.7]), jnp.array([0.7])
+    x_t, key = draw((1, 5)), jax.random.key(3)
+    sampler = samplers.langevin(samplers.ddim(), delta=0.1)
+    got, _ = sampler.step(key, best_denoise_fn, x_t, *levels, ())
+    noise = jax.random.normal(jax.random.split(key)[0], x_t.shape)
+    sigma = 1 / np.sqrt(1 + np.exp(0.7))
+    eps = np.asarray(best_denoise_fn(x_t, levels[0]).eps)
+    expected = x_t - 0.05 * sigma * eps + np.sqrt(0.1) * sigma * noise
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+  @parameterized.parameters(*ALL)
+  def test_a_step_to_clean_data_returns_the_predicted_x(self, name):
+    if name == "langevin":  # It predicts at the corrected x_t.
+      return
+    x_t, level = draw((2, 3)), jnp.array([-1.0, 5.0])
+    prediction = best_denoise_fn(x_t, level)
+    got = one_step(ALL[name], x_t, prediction, level, jnp.full(2, jnp.inf))
+    np.testing.assert_allclose(got, prediction.x, atol=1e-6)
+
+
+class SampleTest(parameterized.TestCase):
+  @parameterized.parameters("ancestral", "ddim_stochastic")
+  def test_random_samplers_have_the_moments_of_the_chain(self, name):
+    grid = LDM.sampling_grid(50)
+    got = run(ALL[name], grid, draw((4, 5000)))
+    mean, variance = moments(grid)
+    np.testing.assert_allclose(got.mean(), mean, atol=0.02)
+    np.testing.assert_allclose(got.var(), variance, rtol=0.03)
+    # And a fine chain ends at the data, which says that `moments` is right.
+    mean, variance = moments(LDM.sampling_grid(999))
+    np.testing.assert_allclose(mean, MEAN, atol=0.005)
+    np.testing.assert_allclose(variance, STD**2, rtol=0.02)
+
+  @parameterized.product(name=tuple(ALL), num_steps=(1, 2, 5))
+  def test_a_network_that_knows_the_answer_gives_it(self, name, num_steps):
+    answer = draw((2, 3), seed=5)
+    grid = samplers.ending_clean(COSINE.sampling_grid(num_steps))
+    got = run(ALL[name], grid, draw((2, 3)), knows(answer))
+    chex.assert_trees_all_close(got, answer, atol=1e-6)
+
+  def test_with_trained_levels_the_answer_keeps_the_noise_of_the_first(self):
+    answer, x_init = draw((2, 3), seed=5), draw((2, 3))
+    got = run(samplers.ddim(), LDM.sampling_grid(7), x_init, knows(answer))
+    # DDIM with an oracle never changes the noise it finds in the start.
+    first = 1 + 6 * 1000 // 7
+    abar = np.cumprod(1 - np.array(LDM.betas))
+    eps = (x_init - np.sqrt(abar[first]) * answer) / np.sqrt(1 - abar[first])
+    expected = np.sqrt(1 - 0.0015) * answer + np.sqrt(0.0015) * eps
+    np.testing.assert_allclose(got, expected, atol=1e-4)
+
+  @parameterized.product(
+    name=tuple(ALL), case=(("cosine", "v"), ("cosine_beta", "eps"))
+  )
+  def test_extremes_stay_finite(self, name, case):
+    schedule, parameterization = schedules.make_schedule(case[0]), case[1]
+    predict = analytic.gaussian(MEAN, STD)
+
+    def model_fn(x_t, logsnr):  # A network in half precision.
+      clean = process.convert(predict(x_t, logsnr), x_t, logsnr, "x")
+      return getattr(clean, parameterization).astype(jnp.bfloat16)
+
+    denoise_fn = process.make_denoise_fn(model_fn, parameterization)
+    for num_steps in (1, 1000):
+      trained = schedule.sampling_grid(num_steps)
+      for grid in (trained, samplers.ending_clean(trained)):
+        got = run(ALL[name], grid, draw((2, 3)), denoise_fn)
+        chex.assert_tree_all_finite(got)
+        self.assertEqual(got.dtype, jnp.float32)
+
+  @parameterized.parameters("ddim", "langevin", "dpm_solver_2m")
+  def test_a_trajectory_has_every_level_and_ends_as_the_sample(self, name):
+    x_init, grid = draw((2, 3)), COSINE.sampling_grid(5)
+    path = samplers.sample_trajectory(
+      jax.random.key(1),
+      x_init,
+      denoise_fn=best_denoise_fn,
+      sampler=ALL[name],
+      logsnr_grid=grid,
+    )
+    chex.assert_shape(path, (6, 2, 3))
+    chex.assert_trees_all_equal(path[0], x_init)
+    chex.assert_trees_all_close(path[-1], run(ALL[name], grid, x_init), atol=1e-6)
+
+  def test_steps_are_reported_in_order(self):
+    seen = []
+    samplers.sample(
+      jax.random.key(1),
+      draw((2, 3)),
+      denoise_fn=best_denoise_fn,
+      sampler=samplers.ddim(),
+      logsnr_grid=COSINE.sampling_grid(6),
+      on_step=lambda i: seen.append(int(i)),
+    )
+    jax.effects_barrier()
+    self.assertEqual(sorted(seen), [1, 2, 3, 4, 5, 6])
 
   def test_every_step_draws_its_own_noise(self):
     noises = []
 
-    def step_fn(key, prediction, x_t, logsnr_t, logsnr_s):
+    def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
       jax.debug.callback(lambda x: noises.append(float(x)), jax.random.normal(key))
-      return x_t
+      return x_t, memory
 
-    run(step_fn, COSINE.sampling_grid(6), draw((2, 3)))
+    run(samplers.Sampler(lambda x: (), step), COSINE.sampling_grid(6), draw((2, 3)))
     jax.effects_barrier()
     self.assertLen(set(noises), 6)
 
-  def test_one_trace_whatever_the_key(self):
+  def test_other_numbers_do_not_compile_again(self):
     @jax.jit
     @chex.assert_max_traces(n=1)
-    def sample(key, x_init):
-      return samplers.sample(
+    def sample(key, grid, eta, gamma, delta):
+      sampler = samplers.langevin(samplers.ddim(eta), delta)
+      x = samplers.sample(
         key,
-        x_init,
+        jnp.ones((2, 3)),
         denoise_fn=best_denoise_fn,
-        step_fn=STOCHASTIC,
-        logsnr_grid=LDM.sampling_grid(4),
+        sampler=sampler,
+        logsnr_grid=grid,
+      )
+      return x + samplers.sample(
+        key,
+        jnp.ones((2, 3)),
+        denoise_fn=best_denoise_fn,
+        sampler=samplers.ancestral(gamma),
+        logsnr_grid=grid,
       )
 
-    outputs = [sample(jax.random.key(i), jnp.ones((2, 3))) for i in (0, 0, 1)]
+    keys = [jax.random.key(i) for i in (0, 0, 1)]
+    grids = [COSINE.sampling_grid(4), COSINE.sampling_grid(4), LDM.sampling_grid(4)]
+    numbers = [(0.0, 0.0, 0.1), (0.0, 0.0, 0.1), (0.5, 0.3, 0.2)]
+    outputs = [
+      sample(k, g, *map(jnp.float32, n))
+      for k, g, n in zip(keys, grids, numbers, strict=True)
+    ]
     chex.assert_trees_all_equal(outputs[0], outputs[1])
     self.assertFalse(jnp.allclose(outputs[0], outputs[2]))
 
-
-class GuidanceTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.x_t, self.logsnr = draw((2, 3)), jnp.array([-1.0, 2.0])
-    self.wrong = lambda x_t, logsnr: process.convert(0 * x_t, x_t, logsnr, "x")
-
-  def eps(self, scale):
-    guided = guidance.classifier_free(best_denoise_fn, self.wrong, scale)
-    return guided(self.x_t, self.logsnr).eps
-
-  def test_scale_one_is_the_conditional_model_and_asks_no_other(self):
-    def never(x_t, logsnr):
-      raise AssertionError("evaluated")
-
-    guided = guidance.classifier_free(best_denoise_fn, never, 1.0)
-    chex.assert_trees_all_equal(
-      guided(self.x_t, self.logsnr), best_denoise_fn(self.x_t, self.logsnr)
-    )
-
-  def test_scale_zero_is_the_unconditional_model(self):
-    expected = self.wrong(self.x_t, self.logsnr).eps
-    chex.assert_trees_all_close(self.eps(0.0), expected, atol=1e-6)
-
-  def test_scale_three_goes_three_times_as_far(self):
-    start, end = self.eps(0.0), self.eps(1.0)
-    chex.assert_trees_all_close(self.eps(3.0) - start, 3 * (end - start), atol=1e-5)
+  @parameterized.parameters("ddim", "ancestral_gamma")
+  def test_traced_numbers_give_what_written_ones_give(self, name):
+    make, number = {
+      "ddim": (samplers.ddim, 0.0),
+      "ancestral_gamma": (samplers.ancestral, 0.3),
+    }[name]
+    x_init, grid = draw((2, 3)), COSINE.sampling_grid(5)
+    traced = jax.jit(lambda n: run.__wrapped__(make(n), grid, x_init))(number)
+    chex.assert_trees_all_close(traced, run(ALL[name], grid, x_init), atol=1e-5)
 
 
 if __name__ == "__main__":

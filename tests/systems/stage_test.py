@@ -26,7 +26,7 @@ class StageTest(parameterized.TestCase):
     ("dmg.model.channel_mults", (1, 1, 1, 2), "=8 does not divide by 16.* nearest: 16"),
     ("data.resolution", 11, "resolution=11 does not divide .* 2 .* nearest: 1[02]"),
     ("data.num_frames", 1, "num_frames=1: a video needs at least 2"),
-    ("sample.num_steps", 1000, "num_steps=1000: .* 1 to 999 steps"),
+    ("sample.num_steps", 1001, "num_steps=1001: .* 1 to 1000 steps"),
     ("sample.eta", 1.5, "sample.eta=1.5: expected 0 to 1"),
     ("compute_dtype", "half", "'half'; known: float32, bfloat16"),
   )
