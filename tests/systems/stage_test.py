@@ -20,7 +20,7 @@ class StageTest(parameterized.TestCase):
     ("system", "ladm", "'ladm'; known: lamd"),
     ("mcd_vae.model.motion_chanels", 3, "did you mean mcd_vae.model.motion_channels"),
     ("dmg.model.head_chanels", 3, "did you mean dmg.model.head_channels"),
-    ("dmg.diffusion.schedule", "cosin", "'cosin'; known: cosine, linear, sqrt_linear"),
+    ("dmg.diffusion.schedule", "cosin", "'cosin'; known: cosine, cosine_beta, linear"),
     ("dmg.diffusion.parameterization", "e", "'e'; known: x, eps, v"),
     ("dmg.model.context_channels", 6, "does not divide by 4; nearest: 8"),
     ("dmg.model.channel_mults", (1, 1, 1, 2), "=8 does not divide by 16.* nearest: 16"),
