@@ -50,8 +50,8 @@ MISTAKES = [
     ("betas linear where their root is", "np.square(roots)", "roots"),
     ("the grid from data to noise", "[[*steps[::-1], 0]]", "[[0, *steps]]"),
     ("the first trained level left out", "steps = 1 + np.arange", "steps = np.arange"),
-    ("the last level never trained", "(num,), 0, len(self.betas))",
-     "(num,), 0, len(self.betas) - 1)"),
+    ("the last level never trained", "shape, 0, len(self.betas))",
+     "shape, 0, len(self.betas) - 1)"),
   ),
   *_mistakes(
     "diffusion/process.py",

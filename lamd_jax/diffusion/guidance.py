@@ -87,7 +87,7 @@ def classifier_free(
   Returns:
     The guided denoise function.
   """
-  if isinstance(scale, int | float) and scale == 1:
+  if process.is_number(scale, 1.0):
     return conditional
 
   def denoise_fn(x_t, logsnr):
@@ -95,7 +95,7 @@ def classifier_free(
     by = jnp.asarray(scale(logsnr) if callable(scale) else scale) - 1.0
     by = process.expand(by, x_t.ndim) if by.ndim else by
     guided = jax.tree.map(lambda c, u: c + by * (c - u), with_cond, without)
-    if isinstance(rescale, int | float) and rescale == 0:
+    if process.is_number(rescale, 0.0):
       return guided
     wide, target = (getattr(p, rescale_form) for p in (guided, with_cond))
     axes = tuple(range(1, x_t.ndim))
@@ -106,10 +106,17 @@ def classifier_free(
   return denoise_fn
 
 
-def in_interval(scale: ArrayLike, logsnr_min: ArrayLike, logsnr_max: ArrayLike):
+def in_interval(
+  scale: ArrayLike, logsnr_min: ArrayLike, logsnr_max: ArrayLike
+) -> Callable[[Float[Array, " b *f"]], Float[Array, " b *f"]]:
   """Returns a scale that is 1 outside an interval of noise levels, ends included.
 
   Kynkaanniemi et al. 2024 (arXiv:2404.07724), whose interval is one of sigma / alpha.
+
+  Args:
+    scale: Inside; see `classifier_free`.
+    logsnr_min: The noisiest level that is guided, in nats.
+    logsnr_max: The cleanest one, in nats.
   """
 
   def scale_fn(logsnr: Float[Array, " b *f"]) -> Float[Array, " b *f"]:
@@ -193,7 +200,12 @@ def reconstruction(
 
 
 def known_frames(known: Known, weight: ArrayLike) -> Observation:
-  """Observes the known part of x, such as whole frames."""
+  """Observes the known part of x, such as whole frames.
+
+  Args:
+    known: The part that is given.
+    weight: w_r. The paper's are 50 (BAIR, one frame of 16) and 9 (Kinetics, five).
+  """
   observe = lambda x: jnp.where(known.mask, x, 0.0)
   return Observation(observe, observe(known.value), weight)
 
@@ -203,8 +215,11 @@ def low_resolution(
 ) -> Observation:
   """Observes the mean of each square of `factor` x `factor` pixels, for x `b f h w c`.
 
-  At factor 2, weights over 8 amplify the error that they should remove: the last
-  step multiplies it by 1 - weight / factor^2.
+  Args:
+    video: The low resolution that the sample should have, in the range of x.
+    factor: Height and width of x over those of `video`.
+    weight: w_r; at factor 2 from 1 to 6. Over 8 it amplifies the error that it should
+      remove: the last step multiplies it by 1 - weight / factor^2.
   """
 
   def observe(x):

@@ -18,7 +18,7 @@ Salimans & Ho 2022 (arXiv:2202.00512), section 4, for v.
 """
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -77,6 +77,14 @@ def diffuse(
   eps = jax.random.normal(key, x.shape, x.dtype)
   target = Prediction(x=x, eps=eps, v=alpha * eps - sigma * x)
   return alpha * x + sigma * eps, target
+
+
+def is_number(value: Any, number: float) -> bool:
+  """Whether a value is this very number and known before anything runs.
+
+  A traced value never is. Where it holds, work that would change nothing is left out.
+  """
+  return isinstance(value, int | float) and value == number
 
 
 def posterior(

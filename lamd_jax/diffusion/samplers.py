@@ -127,7 +127,7 @@ def ddim(eta: ArrayLike = 0.0) -> Sampler:
   def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
     prediction = denoise_fn(x_t, logsnr_t)
     alpha_s, sigma_s = process.alpha_sigma(logsnr_s, x_t.ndim)
-    if _is_number(eta, 0.0):  # Known before it runs: no noise is drawn.
+    if process.is_number(eta, 0.0):  # No noise is drawn.
       return alpha_s * prediction.x + sigma_s * prediction.eps, memory
     lost = process.lost(logsnr_t, logsnr_s, x_t.ndim)
     noise = jax.random.normal(key, x_t.shape, x_t.dtype)
@@ -254,8 +254,3 @@ def langevin(sampler: Sampler, delta: ArrayLike = 0.1) -> Sampler:
 
 def _without_memory(step) -> Sampler:
   return Sampler(lambda x_init: (), step)
-
-
-def _is_number(value: ArrayLike, number: float) -> bool:
-  """Whether a value is this very number, and known before anything runs."""
-  return isinstance(value, int | float) and value == number

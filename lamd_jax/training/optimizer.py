@@ -82,8 +82,9 @@ def make_optimizer(
     steps: Length of the training, for the schedule.
     learning_rate: See `make_learning_rate`, as for `warmup_steps` and the next two.
     optimizer: "adam" is AdamW (Adam where `weight_decay` is 0). "muon" is Muon
-      (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for kernels and Adam
-      for the rest; its learning rates are of the size of Adam's.
+      (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for kernels
+      (`muon_matrices`), and for the rest Adam with Nesterov's momentum and without
+      decay; its learning rates are of the size of Adam's.
     warmup_steps: See there.
     schedule: See there.
     end_fraction: See there.

@@ -1,11 +1,21 @@
-"""Data whose best denoiser is known in closed form, for tests of the samplers."""
+"""Data whose best denoiser is known in closed form, and the samplers to test on it."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lamd_jax.diffusion import process
+from lamd_jax.diffusion import process, samplers
 
+SAMPLERS = {
+  "ddim": samplers.ddim(),
+  "ddim_stochastic": samplers.ddim(0.7),
+  "ancestral": samplers.ancestral(),
+  "ancestral_gamma": samplers.ancestral(0.3),
+  "heun": samplers.heun(),
+  "dpm_solver_2m": samplers.dpm_solver_2m(),
+  "dpm_solver_2m_sde": samplers.dpm_solver_2m(stochastic=True),
+  "langevin": samplers.langevin(samplers.ancestral()),
+}
 WEIGHTS, MEANS, STD = np.array([0.3, 0.7]), np.array([-1.5, 1.0]), 0.5
 
 

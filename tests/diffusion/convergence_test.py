@@ -5,22 +5,13 @@ import math
 
 from absl.testing import absltest, parameterized
 import analytic
+from analytic import SAMPLERS
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from lamd_jax.diffusion import samplers, schedules
 
-SAMPLERS = {
-  "ddim": samplers.ddim(),
-  "ddim_stochastic": samplers.ddim(0.7),
-  "ancestral": samplers.ancestral(),
-  "ancestral_gamma": samplers.ancestral(0.3),
-  "heun": samplers.heun(),
-  "dpm_solver_2m": samplers.dpm_solver_2m(),
-  "dpm_solver_2m_sde": samplers.dpm_solver_2m(stochastic=True),
-  "langevin": samplers.langevin(samplers.ancestral()),
-}
 SCHEDULES = {
   name: schedules.make_schedule(name)
   for name in ("cosine", "cosine_beta", "linear", "sqrt_linear")

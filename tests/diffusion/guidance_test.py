@@ -225,19 +225,12 @@ class ReconstructionTest(parameterized.TestCase):
 class ReplacementTest(parameterized.TestCase):
   @parameterized.parameters("ddim", "ancestral", "heun", "dpm_solver_2m", "langevin")
   def test_known_frames_end_as_they_are_and_the_rest_does_not(self, name):
-    sampler = {
-      "ddim": samplers.ddim(),
-      "ancestral": samplers.ancestral(),
-      "heun": samplers.heun(),
-      "dpm_solver_2m": samplers.dpm_solver_2m(),
-      "langevin": samplers.langevin(samplers.ancestral()),
-    }[name]
     known = Known(jnp.arange(6)[None, :, None] % 3 == 0, draw(2, 6, 4, seed=1))
     run = lambda denoise_fn: samplers.sample(
       jax.random.key(2),
       draw(2, 6, 4),
       denoise_fn=denoise_fn,
-      sampler=sampler,
+      sampler=analytic.SAMPLERS[name],
       logsnr_grid=samplers.ending_clean(VDM.sampling_grid(20)),
     )
     got, free = run(guidance.replacement(good, known)), run(good)

@@ -24,6 +24,21 @@ def loss(model_fn, x, parameterization="eps", schedule=LDM, key=KEY, **kwargs):
   return run(x, key)
 
 
+def seen_by_network(x, **kwargs):
+  """The arguments, x_t and log-SNR, that the loss gives to the network."""
+  seen = []
+  see = lambda *arrays: seen.append([np.asarray(x) for x in arrays])
+
+  def model_fn(x_t, logsnr):
+    jax.debug.callback(see, x_t, logsnr)
+    return x_t
+
+  loss(model_fn, x, **kwargs)
+  jax.effects_barrier()
+  (arguments,) = seen
+  return arguments
+
+
 class DenoisingLossTest(parameterized.TestCase):
   @parameterized.product(
     parameterization=("x", "eps", "v"),
@@ -61,33 +76,16 @@ class DenoisingLossTest(parameterized.TestCase):
     np.testing.assert_allclose(metrics["loss_high_noise"], 1 / 2, rtol=0.03)
 
   def test_the_network_sees_trained_levels_and_the_noised_data(self):
-    seen = []
-    see = lambda *arrays: seen.append([np.asarray(x) for x in arrays])
-
-    def model_fn(x_t, logsnr):
-      jax.debug.callback(see, x_t, logsnr)
-      return x_t
-
-    loss(model_fn, jnp.ones((50, 3)))
-    jax.effects_barrier()
-    ((x_t, logsnr),) = seen
+    x_t, logsnr = seen_by_network(jnp.ones((50, 3)))
     steps = np.asarray(LDM.timestep(jnp.asarray(logsnr)))
     np.testing.assert_array_equal(steps, np.round(steps))
     self.assertGreater(len(np.unique(steps)), 40)
     self.assertGreater(len(np.unique(x_t)), 140)
 
   def test_time_and_noise_are_independent(self):
-    seen = []
-    see = lambda *arrays: seen.append([np.asarray(x) for x in arrays])
-
-    def model_fn(x_t, logsnr):
-      _, sigma = process.alpha_sigma(logsnr, 2)
-      jax.debug.callback(see, COSINE.time(logsnr), (x_t / sigma)[:, 0])
-      return x_t
-
-    loss(model_fn, jnp.zeros((3000, 1)), schedule=COSINE)
-    jax.effects_barrier()
-    self.assertLess(abs(np.corrcoef(*seen[0])[0, 1]), 0.07)
+    x_t, logsnr = seen_by_network(jnp.zeros((3000, 1)), schedule=COSINE)
+    eps = x_t[:, 0] * np.sqrt(1 + np.exp(logsnr.astype(np.float64)))
+    self.assertLess(abs(np.corrcoef(COSINE.time(jnp.asarray(logsnr)), eps)[0, 1]), 0.07)
 
   def test_another_key_is_another_loss(self):
     x = jnp.ones((4, 3))
@@ -99,17 +97,8 @@ class DenoisingLossTest(parameterized.TestCase):
     self.assertEqual(value.dtype, jnp.float32)
 
   def test_every_frame_can_have_its_own_time(self):
-    seen = []
-    see = lambda *arrays: seen.append([np.asarray(x) for x in arrays])
-
-    def model_fn(x_t, logsnr):
-      jax.debug.callback(see, x_t, logsnr)
-      return x_t
-
     x = jnp.zeros((3, 5, 2000))
-    loss(model_fn, x, schedule=COSINE, per_frame=True)
-    jax.effects_barrier()
-    ((x_t, logsnr),) = seen
+    x_t, logsnr = seen_by_network(x, schedule=COSINE, per_frame=True)
     self.assertEqual(logsnr.shape, (3, 5))
     self.assertLen(np.unique(logsnr), 15)
     sigma = np.sqrt(1 / (1 + np.exp(logsnr)))
