@@ -50,7 +50,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
     loss=dict(kl_weight=1e-2),
     train=dict(
-      steps=20 if smoke else 160 * training,
+      steps=20 if smoke else 120 * training,
       batch_size=4,
       optimizer="muon",
       learning_rate=3e-3,
@@ -74,7 +74,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
     diffusion=dict(schedule="sqrt_linear", parameterization="eps"),
     train=dict(
-      steps=20 if smoke else 60 * training,
+      steps=20 if smoke else 50 * training,
       batch_size=4 if smoke else 16,
       optimizer="adam",
       learning_rate=1e-3,

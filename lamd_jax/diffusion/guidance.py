@@ -27,7 +27,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, ArrayLike, Bool, Float
 
 from lamd_jax.diffusion import process
-from lamd_jax.types import PRNGKey
+from lamd_jax.types import PRNGKey, UserError
 
 # A guidance scale, or the scale as a function of the log-SNR.
 Scale = ArrayLike | Callable[[Float[Array, " b *f"]], Float[Array, " b *f"]]
@@ -220,10 +220,19 @@ def low_resolution(
     factor: Height and width of x over those of `video`.
     weight: w_r; at factor 2 from 1 to 6. Over 8 it amplifies the error that it should
       remove: the last step multiplies it by 1 - weight / factor^2.
+
+  Raises:
+    UserError: When it is used on an x whose size is not `factor` times the video's.
   """
+  size = tuple(factor * n for n in video.shape[2:4])
 
   def observe(x):
     b, f, h, w, c = x.shape
+    if (h, w) != size:
+      raise UserError(
+        f"low_resolution was given video {video.shape[2]}x{video.shape[3]} and factor"
+        f" {factor} for samples of {h}x{w}: expected {size[0]}x{size[1]}"
+      )
     x = x.reshape(b, f, h // factor, factor, w // factor, factor, c)
     return x.mean(axis=(3, 5))
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from lamd_jax.diffusion import guidance, process, samplers, schedules
 from lamd_jax.diffusion.guidance import Known, Observation
+from lamd_jax.types import UserError
 
 VDM = schedules.CosineSchedule()
 LOGSNR = jnp.array([-1.0, 2.0])
@@ -176,11 +177,16 @@ class ReconstructionTest(parameterized.TestCase):
 
   def test_low_resolution_is_the_mean_of_squares(self):
     x = draw(1, 2, 4, 6, 3)
-    seen = guidance.low_resolution(x, 2, 1.0).observe(x)
+    seen = guidance.low_resolution(x[:, :, ::2, ::2], 2, 1.0).observe(x)
     expected = np.asarray(x)[:, :, 2:4, 4:6].mean(axis=(2, 3))
     np.testing.assert_allclose(seen[:, :, 1, 2], expected, atol=1e-6)
     bilinear = jax.image.resize(x, (1, 2, 2, 3, 3), "bilinear", antialias=False)
     np.testing.assert_allclose(seen, bilinear, atol=1e-6)
+
+  def test_low_resolution_of_another_size_is_refused(self):
+    observation = guidance.low_resolution(draw(1, 2, 3, 3, 1), 2, 1.0)
+    with self.assertRaisesRegex(UserError, "3x3 and factor 2 .* 4x6: expected 6x6"):
+      observation.observe(draw(1, 2, 4, 6, 1))
 
   def test_weight_zero_changes_no_bit(self):
     x_t = jnp.asarray(self.x_t, jnp.float32)
