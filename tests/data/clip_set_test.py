@@ -1,0 +1,115 @@
+"""Sets of clips to be measured: every form, and nothing left out in silence."""
+
+from absl.testing import absltest
+import numpy as np
+from PIL import Image
+from video_fixtures import (
+  FolderTestCase,
+  numbered_frames,
+  numbers_of,
+  write_frames,
+  write_video,
+)
+
+from lamd_jax.data import clip_set
+from lamd_jax.types import UserError
+
+
+class ClipSetTest(FolderTestCase):
+  def write_all(self):
+    write_video(self.folder / "b.mp4", 12)
+    write_video(self.folder / "deep/c.gif", 12, codec="gif", pix_fmt="rgb8")
+    write_frames(self.folder / "d", 12)
+    np.save(self.folder / "e.npy", np.stack([numbered_frames(12)] * 2))
+    np.savez(self.folder / "f.npz", numbered_frames(12) / np.float32(255))
+    (self.folder / "notes.txt").write_text("not looked at")
+
+  def test_every_form_is_read_in_the_order_of_names(self):
+    self.write_all()
+    clips = clip_set.open_clips(self.folder, num_frames=4, frame_stride=3)
+    names = [entry.name for entry in clips.entries]
+    self.assertEqual(
+      names, ["b.mp4", "d", "deep/c.gif", "e.npy[0]", "e.npy[1]", "f.npz"]
+    )
+    for clip in clips:
+      self.assertEqual(clip.dtype, np.uint8)
+      self.assertEqual(clip.shape, (4, 48, 64, 3))
+      self.assertEqual(numbers_of(clip), [0, 3, 6, 9])
+
+  def test_all_frames_are_taken_where_nothing_else_is_said(self):
+    self.write_all()
+    clips = clip_set.open_clips(self.folder, resolution=16)
+    self.assertEqual(clips.num_frames, 12)
+    self.assertEqual({clip.shape for clip in clips}, {(12, 16, 16, 3)})
+
+  def test_pixels_of_arrays_are_kept_to_the_last_bit(self):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    np.save(self.folder / "a.npy", video)
+    np.testing.assert_array_equal(
+      np.stack(list(clip_set.open_clips(self.folder / "a.npy"))), video
+    )
+    np.save(self.folder / "a.npy", video / 255.0)
+    got = np.stack(list(clip_set.open_clips(self.folder / "a.npy")))
+    np.testing.assert_array_equal(got, video)
+
+  def test_a_part_of_the_clips(self):
+    self.write_all()
+    clips = clip_set.open_clips(self.folder).part(1, 3)
+    self.assertEqual([entry.name for entry in clips.entries], ["d", "deep/c.gif"])
+    self.assertLen(list(clips), 2)
+
+  def test_videos_of_different_lengths_need_a_word(self):
+    write_video(self.folder / "a.mp4", 12)
+    write_video(self.folder / "b.mp4", 14)
+    with self.assertRaisesRegex(UserError, "b.mp4 has 14 frames, a.mp4 12; .*num_fr"):
+      clip_set.open_clips(self.folder)
+    self.assertLen(clip_set.open_clips(self.folder, num_frames=12), 2)
+    with self.assertRaisesRegex(UserError, "a.mp4 has 12 frames; 7 at a stride of 2"):
+      clip_set.open_clips(self.folder, num_frames=7, frame_stride=2)
+
+  def test_where_there_is_no_video(self):
+    with self.assertRaisesRegex(UserError, "no video in .*expected files .*npz"):
+      clip_set.open_clips(self.folder)
+    with self.assertRaisesRegex(UserError, "nowhere does not exist"):
+      clip_set.open_clips(self.folder / "nowhere")
+    (self.folder / "a.txt").write_text("")
+    with self.assertRaisesRegex(UserError, "a.txt is another file; expected a folder"):
+      clip_set.open_clips(self.folder / "a.txt")
+
+  def test_a_broken_video_is_an_error_and_not_one_clip_less(self):
+    write_video(self.folder / "a.mp4", 12)
+    (self.folder / "b.mp4").write_bytes(b"no video")
+    with self.assertRaisesRegex(UserError, "b.mp4"):
+      clip_set.open_clips(self.folder)
+
+  def test_arrays_that_are_no_videos(self):
+    path = self.folder / "a.npy"
+    frames = numbered_frames(3, 4, 5)
+    for array, message in (
+      (frames[..., 0], r"uint8 \[3, 4, 5\]; expected \[n, f, h, w, 3\]"),
+      (frames.astype(np.int64), "int64"),
+      (frames.astype(np.uint16), "uint16; expected uint8"),
+      (frames / 127.5 - 1, "floats from -0.9.*expected 0 to 1"),
+      (np.where(frames == 8, np.nan, 0.5), "a.npy has NaN"),
+      (np.array([{}]), "cannot be read as a NumPy array"),
+    ):
+      with self.subTest(message), self.assertRaisesRegex(UserError, message):
+        np.save(path, array)
+        list(clip_set.open_clips(path))
+    np.savez(self.folder / "b.npz", x=frames, y=frames)
+    with self.assertRaisesRegex(UserError, "2 arrays .x, y.; expected one"):
+      clip_set.open_clips(self.folder / "b.npz")
+    (self.folder / "b.npz").write_bytes(b"nothing")
+    with self.assertRaisesRegex(UserError, "b.npz cannot be read"):
+      clip_set.open_clips(self.folder / "b.npz")
+
+  def test_frames_whose_size_changes(self):
+    write_frames(self.folder / "a", 2)
+    Image.new("RGB", (8, 8)).save(self.folder / "a" / "frame_9.png")
+    clips = clip_set.open_clips(self.folder / "a", num_frames=3)
+    with self.assertRaisesRegex(UserError, "size of its frames changes.*--resolution"):
+      list(clips)
+
+
+if __name__ == "__main__":
+  absltest.main()

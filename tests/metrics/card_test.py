@@ -1,0 +1,83 @@
+"""No score without its protocol."""
+
+import json
+
+from absl.testing import absltest
+import numpy as np
+
+from lamd_jax.metrics import card, features, frechet
+from lamd_jax.types import UserError
+
+DETECTOR = features.Detector("I3D", "ab" * 32, "half_pixel", 9, lambda clips: clips)
+
+
+def draw(n, seed, shift=0.0):
+  return np.random.default_rng(seed).normal(shift, 1.0, (n, 5))
+
+
+def make(name="FVD", num=70, **kwargs):
+  arguments = dict(
+    detector=DETECTOR, protocol={"num_frames": 16, "real": "a"}, num_draws=0
+  )
+  real, generated = draw(num, 0), draw(num, 1, shift=0.5)
+  return card.make_card(name, real, generated, **(arguments | kwargs))
+
+
+class CardTest(absltest.TestCase):
+  def test_the_name_carries_the_count_and_the_value_is_the_distance(self):
+    got = make()
+    self.assertEqual(got["name"], "FVD@70")
+    expected = frechet.frechet_distance(draw(70, 0), draw(70, 1, shift=0.5))
+    self.assertEqual(got["value"], expected)
+    self.assertRegex(card.headline(got), r"^FVD@70 = \d")
+
+  def test_everything_that_was_done_is_in_it(self):
+    said = make()["protocol"]
+    self.assertEqual(said["num_frames"], 16)
+    self.assertEqual(said["detector_sha256"], "ab" * 32)
+    self.assertEqual(said["resize_rule"], "half_pixel")
+    self.assertEqual((said["num_real"], said["num_generated"]), (70, 70))
+    self.assertEqual(said["covariance"], "divided by n - 1")
+    self.assertNotIn("covariance", make("KVD")["protocol"])
+
+  def test_companions_are_measured_against_the_same_real_clips(self):
+    other = draw(70, 5)
+    got = make(companions={"other real": other})
+    expected = frechet.frechet_distance(draw(70, 0), other)
+    self.assertEqual(got["companions"], {"other real": expected})
+    self.assertIn(f"; other real {expected:.4g}", card.headline(got))
+
+  def test_the_interval_is_printed(self):
+    got = make(num_draws=20)
+    low, high = got["interval_95"]
+    self.assertBetween(got["value"], low, high)
+    self.assertIn(f"(95 % interval {low:.4g} to {high:.4g})", card.headline(got))
+
+  def test_a_card_survives_json(self):
+    got = make(num_draws=5, companions={"x": draw(70, 3)})
+    self.assertEqual(json.loads(json.dumps(got)), got)
+
+  def test_too_few_clips_for_a_covariance(self):
+    with self.assertRaisesRegex(UserError, "63 clips are too few for FVD.*KVD can"):
+      make(num=63)
+    self.assertEqual(make("KVD", num=5)["name"], "KVD@5")
+
+  def test_compare_says_what_differs_and_nothing_else(self):
+    a = make()
+    self.assertEmpty(card.compare(a, make(protocol={"num_frames": 16, "real": "b"})))
+    b = make(num=90, detector=DETECTOR._replace(resize_rule="tf1"))
+    self.assertEqual(
+      card.compare(a, b),
+      ["num_generated: 70 | 90", "num_real: 70 | 90", "resize_rule: half_pixel | tf1"],
+    )
+    self.assertIn("measure: FVD | KVD", card.compare(a, make("KVD")))
+    with_split = make(protocol={"num_frames": 16, "real": "a", "split": "test"})
+    self.assertEqual(card.compare(a, with_split), ["split: not said | test"])
+
+  def test_what_is_no_card_is_refused(self):
+    with self.assertRaisesRegex(UserError, "no card"):
+      card.compare(make(), {"value": 3})
+
+
+if __name__ == "__main__":
+  absltest.main()

@@ -1,0 +1,81 @@
+"""Features in batches, and kept by content."""
+
+import pathlib
+import tempfile
+
+from absl.testing import absltest
+import jax.numpy as jnp
+import numpy as np
+
+from lamd_jax.metrics import features
+from lamd_jax.types import UserError
+
+
+class FeaturesTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.calls = []
+
+    def apply(clips):
+      self.calls.append(clips.shape)
+      return clips.astype(jnp.float32).mean(axis=(1, 2, 3))
+
+    self.detector = features.Detector("mean colour", "0" * 64, "half_pixel", 2, apply)
+    rng = np.random.default_rng(0)
+    self.clips = rng.integers(0, 256, (7, 3, 4, 5, 3), np.uint8)
+    self.expected = self.clips.mean(axis=(1, 2, 3))
+    self.folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+
+  def features(self, clips, detector=None, **kwargs):
+    detector = detector or self.detector
+    return features.features(detector, iter(clips), batch_size=3, **kwargs)
+
+  def test_all_clips_in_their_order_and_batches_of_one_shape(self):
+    got = self.features(self.clips)
+    np.testing.assert_allclose(got, self.expected, rtol=1e-5)
+    self.assertEqual(set(self.calls), {(3, 3, 4, 5, 3)})
+
+  def test_what_is_kept_is_not_computed_again(self):
+    self.features(self.clips[:4], cache=self.folder)
+    del self.calls[:]
+    got = self.features(self.clips[::-1], cache=self.folder)
+    np.testing.assert_allclose(got, self.expected[::-1], rtol=1e-5)
+    self.assertLen(self.calls, 1)  # The batch with clips 4 to 6.
+    del self.calls[:]
+    np.testing.assert_array_equal(
+      self.features(self.clips, cache=self.folder), got[::-1]
+    )
+    self.assertEmpty(self.calls)
+
+  def test_another_pixel_or_detector_is_computed(self):
+    self.features(self.clips[:3], cache=self.folder)
+    del self.calls[:]
+    changed = self.clips[:3].copy()
+    changed[1, 2, 3, 4, 0] ^= 1
+    self.features(changed, cache=self.folder)
+    self.assertLen(self.calls, 1)
+    other = self.detector._replace(resize_rule="tf1")
+    self.features(self.clips[:3], other, cache=self.folder)
+    self.assertLen(self.calls, 2)
+
+  def test_a_damaged_cache_is_computed_anew(self):
+    expected = self.features(self.clips, cache=self.folder)
+    (path,) = self.folder.iterdir()
+    path.write_bytes(path.read_bytes()[:200])
+    got = self.features(self.clips, cache=self.folder)
+    np.testing.assert_array_equal(got, expected)
+    del self.calls[:]
+    self.features(self.clips, cache=self.folder)
+    self.assertEmpty(self.calls)
+
+  def test_what_does_not_fit_is_named(self):
+    with self.assertRaisesRegex(UserError, "clip 1 is 2 frames of 4x5, the first 3 fr"):
+      self.features([self.clips[0], self.clips[1, :2]])
+    with self.assertRaisesRegex(UserError, "clips of 1 frames: mean .* at least 2"):
+      self.features(self.clips[:, :1])
+    with self.assertRaisesRegex(UserError, "no clip"):
+      self.features([])
+
+
+if __name__ == "__main__":
+  absltest.main()
