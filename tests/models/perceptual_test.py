@@ -1,0 +1,97 @@
+"""The distance beside that of the authors' package, and what any distance must be.
+
+The reference was written by tests/benchmarks/lpips_reference.py, with random weights;
+lpips 0.1.4 with torchvision 0.28.0 and torch 2.13.0.
+"""
+
+import functools
+import pathlib
+
+from absl.testing import absltest, parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import seeded
+
+from lamd_jax.models import perceptual, vgg
+from lamd_jax.types import UserError
+
+REFERENCE = pathlib.Path(__file__).with_name("lpips_reference.npz")
+MODULES = {
+  "vgg": perceptual.LPIPS(vgg.VGG16()),
+  "alex": perceptual.LPIPS(vgg.AlexNet()),
+}
+apply = jax.jit(perceptual.LPIPS.apply, static_argnums=0)
+
+
+@functools.cache
+def random_params(name):
+  arrays = seeded.network_arrays(name), seeded.head_arrays(name)
+  return perceptual.from_torch(MODULES[name], *arrays)
+
+
+def image_pairs(*shape):
+  pairs = seeded.frame_pairs(3, *shape)
+  return [(x / 127.5 - 1.0).astype(np.float32) for x in pairs]
+
+
+class LPIPSTest(parameterized.TestCase):
+  @parameterized.parameters(("vgg", (1, 19, 34)), ("alex", (2, 35, 50)))
+  def test_distances_are_those_of_the_original(self, name, shape):
+    found = apply(MODULES[name], random_params(name), *image_pairs(*shape))
+    expected = np.load(REFERENCE)[f"{name} distances"]
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  def test_equal_images_have_no_distance_and_others_one_both_ways(self):
+    params, (a, b) = random_params("alex"), image_pairs(2, 35, 50)
+    distance = functools.partial(apply, MODULES["alex"], params)
+    np.testing.assert_array_equal(distance(a, a), 0.0)
+    there, back = distance(a, b), distance(b, a)
+    np.testing.assert_allclose(there, back, rtol=1e-6)
+    self.assertGreater(float(there.min()), 1e-3)
+
+  def test_a_pair_does_not_see_the_others(self):
+    params, (a, b) = random_params("alex"), image_pairs(2, 35, 50)
+    before = apply(MODULES["alex"], params, a, b)
+    moved = b * np.array([1, -1], np.float32)[:, None, None, None]
+    after = apply(MODULES["alex"], params, a, moved)
+    np.testing.assert_allclose(after[0], before[0], rtol=1e-6)
+    self.assertGreater(abs(float(after[1] - before[1])), 1e-3)
+
+  def test_half_precision_images_are_compared_in_single(self):
+    image = jax.ShapeDtypeStruct((1, 31, 33, 3), jnp.bfloat16)
+    variables = random_params("alex")
+    found = jax.eval_shape(MODULES["alex"].apply, variables, image, image)
+    self.assertEqual(found.dtype, jnp.float32)
+
+  def test_gradients_are_finite_where_a_pixel_has_no_features(self):
+    arrays = seeded.network_arrays("alex")
+    arrays["features.10.bias"] -= 1e3  # Nothing of the last map is left.
+    params = perceptual.from_torch(MODULES["alex"], arrays, seeded.head_arrays("alex"))
+    a, b = (jnp.asarray(x) for x in image_pairs(1, 31, 31))
+    total = lambda a: MODULES["alex"].apply(params, a, b).sum()
+    value_and_gradient = jax.jit(jax.value_and_grad(total))
+    value, gradient = value_and_gradient(a)
+    self.assertTrue(np.isfinite(gradient).all())
+    # A step against the gradient lowers the distance by the gradient's square.
+    norm = float(jnp.linalg.norm(gradient))
+    step = 1e-2 * float(value) / norm**2
+    lowered, _ = value_and_gradient(a - step * gradient)
+    self.assertAlmostEqual(float(value - lowered) / float(value), 1e-2, delta=1e-3)
+
+
+class HeadsTest(absltest.TestCase):
+  def test_heads_of_another_network_are_told_by_their_shape(self):
+    message = r"lin1.model.1.weight has the shape \(1, 192, 1, 1\), .*\(1, 128, 1, 1\)"
+    with self.assertRaisesRegex(UserError, message):
+      perceptual.heads_from_torch(MODULES["vgg"], seeded.head_arrays("alex"))
+
+  def test_a_missing_head_is_named(self):
+    arrays = seeded.head_arrays("alex")
+    del arrays["lin4.model.1.weight"]
+    with self.assertRaisesRegex(UserError, "lin4.model.1.weight is missing"):
+      perceptual.heads_from_torch(MODULES["alex"], arrays)
+
+
+if __name__ == "__main__":
+  absltest.main()
