@@ -173,6 +173,17 @@ MISTAKES = [
      "return x.reshape(-1, w, c)"),
   ),
   *_mistakes(
+    "metrics/lpips.py",
+    ("pixels in [0, 1]", "a / 127.5 - 1.0, b / 127.5 - 1.0", "a / 255.0, b / 255.0"),
+    ("the last batch of its own size", "np.arange(start, start + batch_size)",
+     "np.arange(start, min(start + batch_size, result.size))"),
+    ("filled up with the first", "np.asarray(values)[: result.size - start]",
+     "np.asarray(values)[::-1][: result.size - start]"),
+    ("whatever precision the hardware likes", 'default_matmul_precision("highest")',
+     'default_matmul_precision("default")'),
+    ("a bad file without its name", "{path} holds no weights of", "no weights of"),
+  ),
+  *_mistakes(
     "models/vgg.py",
     ("maps before the activation", "maps.append(x)\n    return maps\n\n\nclass AlexNet",
      "maps.append(x - 0.1)\n    return maps\n\n\nclass AlexNet"),
