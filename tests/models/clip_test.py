@@ -60,6 +60,24 @@ class ClipTest(parameterized.TestCase):
       ),
     )
 
+  def test_vit_b_32_has_its_published_size(self):
+    vit = clip.CLIP(
+      image_size=224,
+      text_length=77,
+      image=clip.ImageEncoder(patch_size=32, width=768, num_blocks=12, features=512),
+      text=clip.TextEncoder(vocabulary=49408, width=512, num_blocks=12, features=512),
+    )
+    both = lambda module, x, tokens: (
+      module.encode_image(x),
+      module.encode_text(tokens),
+    )
+    init = lambda key, *inputs: vit.init(key, *inputs, method=both)
+    inputs = jnp.zeros((1, 224, 224, 3)), jnp.zeros((1, 77), jnp.int32)
+    variables = jax.eval_shape(init, jax.random.key(0), *inputs)
+    # "Model parameters: 151,277,313" in OpenAI's notebook; one is the temperature.
+    count = sum(x.size for x in jax.tree.leaves(variables))
+    self.assertEqual(count + 1, 151_277_313)
+
   def test_features_of_texts_are_those_of_the_original(self):
     # Those of images are compared in frame_features_test.py, from the frames on.
     y, expected = (
