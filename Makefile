@@ -10,10 +10,10 @@ check:  ## What must hold before a commit.
 	ruff check . && ruff format --check . && basedpyright
 
 test:  ## What runs on a laptop in minutes.
-	python -m pytest -q -m 'not slow and not gpu and not weights'
+	python -m pytest -q -n auto --dist loadfile -m 'not slow and not gpu and not weights'
 
 test-all:  ## Everything; tests without their hardware or weights skip themselves.
-	python -m pytest -q
+	python -m pytest -q -n auto --dist loadfile
 
 smoke:  ## The whole job, tiny: train, sample, evaluate, report.
 	python -m lamd_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke

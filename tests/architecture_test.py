@@ -35,7 +35,7 @@ MAY_IMPORT = {
   "main": {"types", "workdir", "data", "train", "evaluate", "sample", "report"},
 }
 # Networks that are not trained here: of the models, measures know these alone.
-FROZEN = {"i3d"}
+FROZEN = {"clip", "i3d", "inception", "perceptual", "vgg"}
 # What may be imported only in these packages.
 ONLY_IN = {
   "ml_collections": {
