@@ -55,6 +55,8 @@ def score(
       raise UserError(
         f"{wanted} {what} clips were asked for; {clips.path} has {len(clips)}"
       )
+  for name in names:
+    card_lib.check_count(name, wanted)
   generated = generated.part(0, wanted)
   real, others = real.part(0, wanted), real.part(wanted, 2 * wanted)
 

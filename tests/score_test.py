@@ -93,6 +93,12 @@ class ScoreTest(FilesTestCase):
       real = self.open("more", videos(90, 0))
       self.score(real, self.open("gen", videos(75, 1)), num_clips=80)
 
+  def test_too_few_clips_are_refused_before_the_long_work(self):
+    never = DETECTOR._replace(apply=mock.Mock(side_effect=AssertionError))
+    real, few = self.open("real", videos(90, 0)), self.open("few", videos(9, 1))
+    with self.assertRaisesRegex(UserError, "9 clips are too few for FVD"):
+      score.score(("KVD", "FVD"), real, few, detector=never)
+
 
 class ToolTest(FilesTestCase):
   def run_tool(self, *argv):

@@ -55,12 +55,7 @@ def make_card(
   Raises:
     UserError: There are too few clips for this distance, or features are not finite.
   """
-  fewest = min(len(real), len(generated))
-  if name == "FVD" and fewest < MIN_FRECHET:
-    raise UserError(
-      f"{fewest} clips are too few for FVD, whose covariances need at least"
-      f" {MIN_FRECHET}, better 2048; KVD can be had from 2 on"
-    )
+  check_count(name, min(len(real), len(generated)))
   distance = DISTANCES[name]
   card: Card = {
     "name": f"{name}@{len(generated)}",
@@ -86,6 +81,19 @@ def make_card(
     )
     card["interval_95"] = list(interval)
   return card
+
+
+def check_count(name: str, num_clips: int) -> None:
+  """Refuses a distance of fewer clips than it needs; ask before features are taken.
+
+  Raises:
+    UserError: There are too few.
+  """
+  if name == "FVD" and num_clips < MIN_FRECHET:
+    raise UserError(
+      f"{num_clips} clips are too few for FVD, whose covariances need at least"
+      f" {MIN_FRECHET}, better 2048; KVD can be had from 2 on"
+    )
 
 
 def headline(card: Card) -> str:
