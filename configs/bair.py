@@ -101,5 +101,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.sample = dict(num_steps=pick(200, 200, 5), eta=0.0, batch_size=pick(64, 64, 4))
-  config.evaluate = dict(num_clips=pick(256, 256, 2), samples_per_clip=pick(5, 5, 2))
+  config.evaluate = dict(
+    num_clips=pick(256, 256, 2),
+    samples_per_clip=pick(5, 5, 2),
+    metrics=pick(("fvd", "kvd"), ("fvd", "kvd"), ("motion",)),
+    weights="weights",  # A folder with networks other than I3D, if metrics need them.
+  )
   return config

@@ -88,5 +88,10 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.sample = dict(num_steps=10 if smoke else 50, eta=0.0, batch_size=16)
-  config.evaluate = dict(num_clips=4 if smoke else 32, samples_per_clip=5)
+  config.evaluate = dict(
+    num_clips=4 if smoke else 32,
+    samples_per_clip=5,
+    metrics=(),  # Such as ("fvd",), with the extra `metrics`; from 64 clips on.
+    weights="weights",  # A folder with networks other than I3D, if metrics need them.
+  )
   return config

@@ -88,6 +88,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
 
   config.sample = dict(num_steps=5 if smoke else 200, eta=0.0, batch_size=16)
   config.evaluate = dict(
-    num_clips=2 if smoke else 64, samples_per_clip=2 if smoke else 5
+    num_clips=2 if smoke else 64,
+    samples_per_clip=2 if smoke else 5,
+    metrics=(),  # Such as ("fvd",), with the extra `metrics`; from 64 clips on.
+    weights="weights",  # A folder with networks other than I3D, if metrics need them.
   )
   return config

@@ -1,15 +1,27 @@
 """Job: measure what was sampled, and write the figures."""
 
+from collections.abc import Sequence
 import pathlib
 import time
 
 from absl import logging
+import jax
 import numpy as np
 
+from lamd_jax import score
 from lamd_jax import workdir as workdir_lib
+from lamd_jax.data import clip_set, pipeline, sources
+from lamd_jax.metrics import card as card_lib
+from lamd_jax.metrics import measures as measures_lib
 from lamd_jax.metrics import protocol
+from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint
 from lamd_jax.types import Config, UserError
+
+
+def check(config: Config) -> None:
+  """Raises a `UserError` if a measure is unknown or lacks its weights."""
+  _make_measures(config)
 
 
 def evaluate(
@@ -36,11 +48,14 @@ def evaluate(
         file[name] for name in ("real", "reconstructed", "sampled")
       )
       sample_seconds = float(file["seconds"])
+      captions = [str(x) for x in file["caption"]]
   except Exception as e:  # Damage shows as any error at all.
     raise UserError(
       f"{path} is damaged ({e}); delete it and run --mode=sample again"
     ) from e
   figures: dict[str, float] = dict(protocol.video_figures(real, reconstructed, sampled))
+  if config.evaluate.metrics and jax.process_index() == 0:
+    figures |= _write_cards(config, workdir, real, reconstructed, sampled, captions)
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
   memory = [workdir_lib.peak_memory_gb()]
   for name in config.stages:
@@ -62,3 +77,76 @@ def evaluate(
       logging.info("%s = %.4g", name, value)
   logging.info("%s", protocol.sentence(figures))
   return figures
+
+
+def _write_cards(
+  config: Config,
+  workdir: pathlib.Path,
+  real: np.ndarray,
+  reconstructed: np.ndarray,
+  sampled: np.ndarray,
+  captions: Sequence[str],
+) -> dict[str, float]:
+  """Scores reconstructions, and one sample of each clip; a card for each measure.
+
+  Returns:
+    The values, as in `sample_fvd`.
+  """
+  real_set = clip_set.of_array("real", real)
+  source = sources.make_source(config.data.to_dict(), "train")
+  windows = (config.data.num_frames, config.data.frame_stride)
+  others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
+  names = list(config.stages)
+  autoencoder = next((n for n in names if n in stage_lib.AUTOENCODERS), names[-1])
+  judged = {
+    "reconstruction": (autoencoder, reconstructed),
+    "sample": (names[-1], sampled[:, 0]),
+  }
+  values: dict[str, float] = {}
+  seen: score.Seen = {}
+  for what, (name, videos) in judged.items():
+    generated = clip_set.of_array(what, videos)
+    measures = _make_measures(
+      config, dict(zip(generated.names, captions, strict=False))
+    )
+    stage = stage_lib.make_stage(
+      config, name, dict.fromkeys(names[: names.index(name)])
+    )
+    steps, _ = checkpoint.read_meta(workdir / name / workdir_lib.CHECKPOINTS)
+    known = stage.protocol() | {
+      "data": config.data.name,
+      "split": "eval",
+      "split_of_other_real": "train",
+      "seed": config.seed,
+      "ema": config[name].train.ema_decay,
+      "checkpoint": f"step {steps} of {name}",
+    }
+    cards = score.score(
+      measures,
+      real_set,
+      generated,
+      others=others,
+      are_pairs=True,
+      cache=workdir / "features",
+      protocol=known,
+      seen=seen,
+    )
+    for card in cards:
+      key = f"{what}_{card['name'].partition('@')[0].lower()}"
+      workdir_lib.write_json(workdir / workdir_lib.CARDS / f"{key}.json", card)
+      logging.info("%s: %s", what, card_lib.headline(card))
+      values[key] = card["value"]
+  return values
+
+
+def _make_measures(config: Config, captions=None) -> list[measures_lib.Measure]:
+  options = measures_lib.Options(
+    folder=pathlib.Path(config.evaluate.weights), captions=captions or {}
+  )
+  try:
+    return measures_lib.make_measures(config.evaluate.metrics, options)
+  except UserError as e:
+    raise UserError(
+      f"config.evaluate.metrics={tuple(config.evaluate.metrics)}: {e};"
+      ' --config.evaluate.metrics="()" does without'
+    ) from e

@@ -87,6 +87,8 @@ def _run() -> None:
     _find_other_processes()
   config = _CONFIG.value.copy_and_resolve_references()
   train.check(config)
+  if mode in ("all", "evaluate"):
+    evaluate.check(config)
   if mode not in ("all", "train"):
     workdir.check_workdir(folder, config)
   else:

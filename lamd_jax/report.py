@@ -57,6 +57,11 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
   environment = read_json(workdir / "environment.json", missing)
   metrics = read_json(workdir / "metrics.json", missing)
   clips = read_clips(workdir / "samples" / "clips.npz", missing)
+  found = {
+    path.stem: card
+    for path in sorted((workdir / "cards").glob("*.json"))
+    if {"name", "value"} <= (card := read_json(path, missing)).keys()
+  }
   stages = config.get("stages") or []
   stages = list(stages) if isinstance(stages, list | tuple) else [str(stages)]
   stages += sorted({p.parent.name for p in workdir.glob("*/scalars.jsonl")} - {*stages})
@@ -80,11 +85,11 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
     missing=report_page.notice(missing),
     cards=report_page.cards(metrics),
     video=report_page.videos(clips) if clips else "<p>No clips to show yet.</p>",
-    figures=report_page.figures(metrics),
+    figures=report_page.figures(metrics) + report_page.scores(found),
     training="\n".join([report_page.CURVES_NOTE, *training])
     if training
     else "<p>No stage has been trained yet.</p>",
-    run=report_page.run(config, environment, metrics, read_skipped(workdir)),
+    run=report_page.run(config, environment, metrics, read_skipped(workdir), found),
     date=report_page.escape(date),
     version=report_page.escape(lamd_jax.__version__),
   )

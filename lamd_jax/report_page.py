@@ -238,6 +238,40 @@ def figures(metrics: Mapping[str, Any]) -> str:
   )
 
 
+def scores(found: Mapping[str, Mapping[str, Any]]) -> str:
+  """The scores against real clips, each with its companions and its protocol.
+
+  Args:
+    found: Cards by the names of their files, such as "sample_fvd".
+  """
+  rows = ""
+  for key, card in found.items():
+    low, high = card.get("interval_95", (math.nan, math.nan))
+    interval = f"{_number(low)} to {_number(high)}" if math.isfinite(low) else ""
+    companions = card.get("companions", {})
+    beside = ", ".join(f"{name} {_number(x)}" for name, x in companions.items())
+    protocol_rows = _rows(card.get("protocol", {}).items())
+    rows += (
+      f'<tr><th scope="row">{escape(card["name"])}'
+      f"<code>{escape(key.partition('_')[0])}</code></th>"
+      f'<td class="number">{escape(_number(card["value"]))}</td>'
+      f"<td>{escape(interval)}</td><td>{escape(beside)}</td>"
+      f"<td><details><summary>protocol</summary>{protocol_rows}</details></td></tr>\n"
+    )
+  if not rows:
+    return ""
+  return (
+    '<h3>Scores against real clips</h3><div class="scroll"><table class="figures">'
+    '<thead><tr><th scope="col">Score</th><th scope="col">Value</th>'
+    '<th scope="col">95 % interval</th><th scope="col">Beside it</th>'
+    f'<th scope="col">How</th></tr></thead><tbody>\n{rows}</tbody></table></div>'
+    '<p class="soft">The number behind the @ is of clips. Scores compare only where'
+    " their protocols agree: <code>python -m lamd_jax.metrics compare</code> tells."
+    " Beside it: the same measure of other real clips, which perfect samples would"
+    " reach, and of stills, which is what a model scores that learned no motion.</p>"
+  )
+
+
 def videos(clips: Clips) -> str:
   """Rows of given frame, real, reconstructed and sampled clips."""
   num_clips, num_frames = clips.real.shape[:2]
@@ -352,6 +386,7 @@ def run(
   environment: Mapping[str, Any],
   metrics: Mapping[str, Any],
   skipped: Iterable[str] = (),
+  scored: Iterable[str] = (),
 ) -> str:
   """Times, skipped files, other numbers, environment and configuration."""
   facts = {}
@@ -362,6 +397,7 @@ def run(
     if key in metrics:
       facts[label] = show(metrics[key])
   used = {"wall_seconds", "peak_memory_gb", "skipped_files", *protocol.FIGURES}
+  used |= set(scored)
   other = {}
   for key, value in metrics.items():
     if key in used or key.startswith("protocol_"):

@@ -18,6 +18,7 @@ import numpy as np
 
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, sources, video_io
+from lamd_jax.metrics import motion
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, optimizer, preemption, sharding, step
@@ -240,16 +241,19 @@ def train_stage(
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.
         is_save = is_last or is_stop or number % values.checkpoint_every == 0
-        scalars = log.step(number, metrics, now=is_save)
+        is_drawn = is_last or number % (values.sample_every or values.steps) == 0
+        scalars = log.step(number, metrics, now=is_save or is_drawn)
         if scalars is not None:
           step.check_finite(number, scalars)  # Before it could be saved.
         if is_save:
           save(number, state)
-        if is_last or (values.sample_every and number % values.sample_every == 0):
+        if is_drawn:
           # One compilation for all: the same clips, the same shapes.
           key = jax.random.fold_in(sample_key, number)
           video = sample(stage, state.ema_params, {"video": clips}, key)
-          _write_grid(folder, number, clips, np.asarray(video), log)
+          video = np.asarray(video)
+          _write_grid(folder, number, clips, video, log)
+          log.extra(number, motion.compared(video, clips))
         if is_stop:
           break
     checkpoint.finish(manager)

@@ -5,6 +5,8 @@ environment.json   versions, devices, git revision of the run that began it
 <stage>/           checkpoints, scalars, TensorBoard files and pictures of a stage
 samples/           clips.npz, and the same clips as mp4, gif and png
 metrics.json       every figure of the report, name to number
+cards/             scores against real clips, each with its protocol
+features/          of real clips, so that they are computed once
 report.html        the report
 """
 
@@ -33,6 +35,7 @@ CONFIG = "config.json"
 ENVIRONMENT = "environment.json"
 METRICS = "metrics.json"
 CLIPS = "samples/clips.npz"
+CARDS = "cards"
 # Blocks that say how to look at a trained model, not which model it is: they may
 # change from one run in a work folder to the next.
 FREE_BLOCKS = ("sample", "evaluate")

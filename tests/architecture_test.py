@@ -26,7 +26,7 @@ MAY_IMPORT = {
   # Jobs: here all meet, each through its package's own door.
   "workdir": {"types", "systems", "training"},
   "train": JOB,
-  "evaluate": JOB,
+  "evaluate": JOB | {"score"},
   "sample": JOB,
   "score": {"types", "data", "metrics"},
   "metrics.__main__": {"types", "data", "metrics", "score"},

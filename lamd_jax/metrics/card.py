@@ -5,95 +5,117 @@ of what was not said: how many clips, of how many frames, how resized, against w
 videos. A card is a dict for JSON that says it; `compare` tells how two differ.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+import math
 from typing import Any
 
 import lamd_jax
-from lamd_jax.metrics import features as features_lib
 from lamd_jax.metrics import frechet
+from lamd_jax.metrics.measures import Measure, Rows
 from lamd_jax.types import UserError
 
 Card = dict[str, Any]
 
-# Below, a covariance of hundreds of features is noise, whatever it is used for.
-MIN_FRECHET = 64
-DISTANCES: Mapping[str, frechet.Distance] = {
-  "FVD": frechet.frechet_distance,
-  "KVD": frechet.kernel_distance,
-}
 _ABOUT_THE_SETS = ("real", "generated")  # These differ between cards that compare.
+# What belongs to a number and cannot be seen in the clips.
+FIELDS: Mapping[str, str] = {
+  "split": "of the data set that the real clips are from",
+  "given_frames": "frames of each clip that the model was given, and whether they are"
+  " measured",
+  "seed": "of sampling",
+  "ema": "whether parameters were averaged, and how",
+  "sampler": "name and options",
+  "sampling_steps": "steps of the sampler",
+  "guidance": "scales of guidance",
+  "checkpoint": "steps of training, commit",
+}
 
 
 def make_card(
-  name: str,
-  real: frechet.Features,
-  generated: frechet.Features,
+  measure: Measure,
+  sets: Sequence[Rows],
   *,
-  detector: features_lib.Detector,
   protocol: Mapping[str, Any],
-  companions: Mapping[str, frechet.Features] | None = None,
+  companions: Mapping[str, Rows] | None = None,
   num_draws: int = 100,
   seed: int = 0,
 ) -> Card:
-  """Measures a distance and writes down how.
+  """Measures, and writes down how.
 
   Args:
-    name: A key of `DISTANCES`.
-    real: Features of real clips.
-    generated: Features of generated ones.
-    detector: What took the features.
-    protocol: What else belongs to the number: frames, stride, size, split, sampler...
-    companions: Further sets that are measured against `real`, by name, such as other
-      real clips (the floor) and stills (the ceiling); of as many clips as `generated`.
+    measure: What to measure.
+    sets: The rows that its number takes; the last ones are judged.
+    protocol: What else belongs to the number: frames, stride, size, and `FIELDS`.
+    companions: Further rows, by name, measured in place of the judged ones; of as many
+      clips. Such as other real clips (the floor) and stills (the ceiling).
     num_draws: For the interval; 0 leaves it out.
     seed: Of the interval's draws.
 
   Returns:
-    `name` (with the number of generated clips, as in "FVD@256"), `value`,
-    `interval_95`, `companions` and `protocol`.
+    `name` (with the number of judged clips, as in "FVD@256"), `value`, `interval_95`,
+    `companions` and `protocol`.
 
   Raises:
-    UserError: There are too few clips for this distance, or features are not finite.
+    UserError: There are too few clips, or the number is not finite.
   """
-  check_count(name, min(len(real), len(generated)))
-  distance = DISTANCES[name]
+  *others, judged = sets
+  check_count(measure, min(map(len, sets)))
+  value = _finite(measure, measure.number(*sets))
+  detector = measure.detector
   card: Card = {
-    "name": f"{name}@{len(generated)}",
-    "value": distance(real, generated),
+    "name": f"{measure.name}@{len(judged)}",
+    "value": value,
     "companions": {
-      key: distance(real, other) for key, other in (companions or {}).items()
+      name: _finite(measure, measure.number(*others, rows))
+      for name, rows in (companions or {}).items()
     },
     "protocol": dict(protocol)
     | {
       "detector": detector.name,
-      "detector_sha256": detector.sha256,
       "resize_rule": detector.resize_rule,
-      "num_real": len(real),
-      "num_generated": len(generated),
+      "num_generated": len(judged),
       "version": lamd_jax.__version__,
-    },
+    }
+    | dict(measure.facts),
   }
-  if name == "FVD":
-    card["protocol"]["covariance"] = "divided by n - 1"
+  if detector.sha256:
+    card["protocol"]["detector_sha256"] = detector.sha256
+  if others:
+    card["protocol"]["num_real"] = len(others[0])
   if num_draws:
     interval = frechet.bootstrap_interval(
-      distance, real, generated, num_draws=num_draws, seed=seed
+      measure.number, *sets, num_draws=num_draws, seed=seed
     )
     card["interval_95"] = list(interval)
   return card
 
 
-def check_count(name: str, num_clips: int) -> None:
-  """Refuses a distance of fewer clips than it needs; ask before features are taken.
+def check_count(measure: Measure, num_clips: int) -> None:
+  """Refuses a number of fewer clips than it needs; ask before features are taken.
 
   Raises:
     UserError: There are too few.
   """
-  if name == "FVD" and num_clips < MIN_FRECHET:
-    raise UserError(
-      f"{num_clips} clips are too few for FVD, whose covariances need at least"
-      f" {MIN_FRECHET}, better 2048; KVD can be had from 2 on"
+  if num_clips < measure.min_clips:
+    instead = measure.instead
+    hint = (
+      f", better 2048; {instead.name} can be had from {instead.min_clips} on"
+      if instead
+      else ""
     )
+    raise UserError(
+      f"{num_clips} clips are too few for {measure.name}, which needs at least"
+      f" {measure.min_clips}{hint}"
+    )
+
+
+def _finite(measure, value):
+  if not math.isfinite(value):
+    raise UserError(
+      f"{measure.name} is not defined for these clips: the real ones do not move, or"
+      " features are not finite"
+    )
+  return value
 
 
 def headline(card: Card) -> str:
@@ -110,15 +132,19 @@ def headline(card: Card) -> str:
 def compare(a: Card, b: Card) -> list[str]:
   """What differs between the protocols of two cards, a line each; [] if nothing.
 
+  A last line names the `FIELDS` that neither says, which may differ too.
+
   Raises:
     UserError: One of them is no card.
   """
   first, second = _said(a), _said(b)
-  return [
+  different = [
     f"{key}: {first.get(key, 'not said')} | {second.get(key, 'not said')}"
     for key in sorted(first | second)
     if key not in _ABOUT_THE_SETS and first.get(key) != second.get(key)
   ]
+  unsaid = [key for key in FIELDS if key not in first and key not in second]
+  return different + ([f"neither says: {', '.join(unsaid)}"] if unsaid else [])
 
 
 def _said(card: Card) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Float32, UInt8
+from jaxtyping import Array, Float, UInt8
 import numpy as np
 
 from lamd_jax.interop import weights
@@ -40,17 +40,17 @@ class Detector(NamedTuple):
 
   Attributes:
     name: Network, what it was trained on, which output.
-    sha256: Of its file of weights.
-    resize_rule: A rule of `resize.bilinear`.
+    sha256: Of its file of weights; "" where there is none.
+    resize_rule: A rule of `resize.bilinear`, or how else frames come to its size.
     min_frames: It takes no shorter clips.
-    apply: uint8 `b f h w 3` -> float32 `b d`; compiled once per shape.
+    apply: uint8 `b f h w 3` -> floats `b ...`; compiled once per shape.
   """
 
   name: str
   sha256: str
-  resize_rule: resize.Rule
+  resize_rule: str
   min_frames: int
-  apply: Callable[[UInt8[Array, "b f h w 3"]], Float32[Array, "b d"]]
+  apply: Callable[[UInt8[np.ndarray, "b f h w 3"]], Array | np.ndarray]
 
   @property
   def identity(self) -> str:
@@ -103,7 +103,7 @@ def features(
   *,
   batch_size: int = 4,
   cache: pathlib.Path | None = None,
-) -> Float[np.ndarray, "n d"]:
+) -> Float[np.ndarray, " n *d"]:
   """The features of clips, in their order; no more than a batch is held at a time.
 
   Args:
@@ -136,7 +136,7 @@ def features(
     if any(digest not in kept.rows for digest in digests):
       # The last batch is filled up, so that it is no new shape to compile for.
       filled = np.stack([*batch, *(batch[-1:] * (batch_size - len(batch)))])
-      found = np.asarray(detector.apply(jnp.asarray(filled)))
+      found = np.asarray(detector.apply(filled))
       kept.rows.update(zip(digests, found, strict=False))
     rows += [kept.rows[digest] for digest in digests]
   kept.write()

@@ -13,6 +13,7 @@ from collections.abc import Callable
 
 from jaxtyping import Float
 import numpy as np
+import tqdm
 
 from lamd_jax.types import UserError
 
@@ -102,23 +103,23 @@ def _kernel_sum(x, y):
 
 
 def bootstrap_interval(
-  distance: Distance, a: Features, b: Features, *, num_draws: int, seed: int
+  number: Callable[..., float], *sets: np.ndarray, num_draws: int, seed: int
 ) -> tuple[float, float]:
-  """The 95 % interval of a distance, from sets drawn anew with replacement.
+  """The 95 % interval of a number of sets, from sets drawn anew with replacement.
 
   A set drawn with replacement holds copies, which shifts every draw's distance
-  alike. So the quantiles are taken about the draws' mean, and put about the distance of
+  alike. So the quantiles are taken about the draws' mean, and put about the number of
   the sets themselves: the interval tells of chance, not of the bias at this count.
 
   Args:
-    distance: See above.
-    a: Features.
-    b: Features.
-    num_draws: How often both sets are drawn.
+    number: From the sets to the number, such as a distance of two.
+    *sets: Of clips, along the first axis; each is drawn by itself.
+    num_draws: How often all sets are drawn.
     seed: Of the draws.
   """
-  rng, value = np.random.default_rng(seed), distance(a, b)
+  rng, value = np.random.default_rng(seed), number(*sets)
   drawn = lambda x: x[rng.integers(len(x), size=len(x))]
-  draws = np.array([distance(drawn(a), drawn(b)) for _ in range(num_draws)])
-  low, high = np.quantile(draws - draws.mean(), (0.025, 0.975))
+  shown = tqdm.trange(num_draws, desc="interval", disable=None, leave=False)
+  draws = np.array([number(*map(drawn, sets)) for _ in shown])
+  low, high = np.nanquantile(draws - np.nanmean(draws), (0.025, 0.975))
   return value + float(low), value + float(high)

@@ -18,6 +18,7 @@ MAX_PSNR = 100.0
 
 # Of the structural similarity: weights along one axis of the window, the same for some
 # windows that follow each other, and the constants of section III-B.
+SSIM_SIZE = 11  # Pixels a side of its window.
 _SSIM_TAPS = np.exp(-0.5 * np.square(np.arange(-5, 6) / 1.5))
 _SSIM_TAPS /= _SSIM_TAPS.sum()
 _SSIM_ROWS = 32
@@ -96,11 +97,11 @@ def frame_ssim(
   Raises:
     UserError: A frame is smaller than a window.
   """
-  size, window = a.shape[-3:-1], len(_SSIM_TAPS)
-  if min(size) < window:
+  size = a.shape[-3:-1]
+  if min(size) < SSIM_SIZE:
     raise UserError(
       f"SSIM of frames of {size[0]}x{size[1]} pixels was asked for; its window needs at"
-      f" least {window}x{window}: compare frames before they are made smaller"
+      f" least {SSIM_SIZE}x{SSIM_SIZE}: compare frames before they are made smaller"
     )
   lead = np.broadcast_shapes(a.shape[:-3], b.shape[:-3])
   result = np.empty(lead, np.float64)
@@ -131,7 +132,7 @@ def _window_mean(x):
 
 def _means_along(x):
   """Weighted means along the middle axis, which gets shorter by a window less one."""
-  extra = len(_SSIM_TAPS) - 1
+  extra = SSIM_SIZE - 1
   n, size, c = x.shape
   size -= extra
   means = np.empty((n, size, c))

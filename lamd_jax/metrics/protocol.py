@@ -16,7 +16,8 @@ import math
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.metrics.image import psnr
+from lamd_jax.metrics import motion
+from lamd_jax.metrics.image import SSIM_SIZE, psnr, ssim
 from lamd_jax.metrics.motion import motion_ratio, pairwise_psnr, still
 from lamd_jax.types import UserError
 
@@ -85,6 +86,12 @@ FIGURES: Mapping[str, Figure] = {
     "Higher is better; 0 means that the latent carries no motion.",
     low=3.0,
   ),
+  "reconstruction_ssim": Figure(
+    "Structural similarity",
+    "",
+    "SSIM of the same reconstructions (windows of 11x11 pixels).",
+    "Higher is better; 1 is equal.",
+  ),
   "reconstruction_motion_ratio": Figure(
     "Motion, reconstructed",
     "",
@@ -100,6 +107,25 @@ FIGURES: Mapping[str, Figure] = {
     "1 is best; towards 0 samples stand still, above 1 they flicker.",
     low=0.7,
     high=1.3,
+  ),
+  "sample_roughness_ratio": Figure(
+    "Roughness, sampled",
+    "",
+    "Mean absolute second difference over frames, sampled over real.",
+    "1 is as smooth as real clips; above it motion jerks, below it glides or fades.",
+  ),
+  "sample_flicker_ratio": Figure(
+    "Flicker, sampled",
+    "",
+    "Brightness that comes and goes at once, sampled over real.",
+    "1 is as in real clips; above it samples flicker.",
+  ),
+  "sample_still_share": Figure(
+    "Stills, sampled",
+    "",
+    "Share of samples that move less than a tenth as much as real clips do.",
+    "Lower is better; at 1 all samples have collapsed to a still.",
+    high=0.1,
   ),
   "sample_pairwise_psnr": Figure(
     "Likeness of samples",
@@ -149,16 +175,20 @@ def video_figures(
   first = np.s_[..., 0, :, :, :]
   reconstruction = psnr(reconstructed[later], real[later])
   baseline = psnr(still(real)[later], real[later])
+  moves = {"motion_ratio": motion_ratio(sampled, real)}
+  moves |= motion.compared(sampled.reshape(-1, *real.shape[1:]), real)
   figures = {
     "reconstruction_psnr": reconstruction,
     "still_psnr": baseline,
     "reconstruction_gain_db": reconstruction - baseline,
     "reconstruction_motion_ratio": motion_ratio(reconstructed, real),
-    "sample_motion_ratio": motion_ratio(sampled, real),
+    **{f"sample_{name}": value for name, value in moves.items()},
     "sample_pairwise_psnr": pairwise_psnr(sampled[later]),
     # n 1 h w c against n s h w c.
     "sample_first_frame_psnr": psnr(real[first][:, None], sampled[first]),
   }
+  if min(height, width) >= SSIM_SIZE:
+    figures["reconstruction_ssim"] = ssim(reconstructed[later], real[later])
   return {name: x for name, x in figures.items() if math.isfinite(x)} | {
     "protocol_clips": float(num_clips),
     "protocol_samples_per_clip": float(sampled.shape[1]),

@@ -7,7 +7,7 @@ E_I reads it, DMG samples a latent, Norm, D_V decodes.
 """
 
 from collections.abc import Mapping
-from typing import get_args
+from typing import Any, get_args
 
 from flax import struct
 import jax
@@ -66,6 +66,15 @@ class MCDVAEStage:
       return model.decode(model.encode_motion(video).mean, content)
 
     return apply(self.model, params, method=reconstruct)
+
+  def protocol(self) -> dict[str, Any]:
+    """See `Stage`."""
+    return {
+      "given_frames": "all: a reconstruction",
+      "sampler": "none",
+      "sampling_steps": 0,
+      "guidance": "none",
+    }
 
 
 @struct.dataclass
@@ -137,6 +146,15 @@ class DMGStage:
       logsnr_grid=self.schedule.sampling_grid(self.num_steps),
     )
     return apply(self.vae, self.vae_params, z, content, method="decode")
+
+  def protocol(self) -> dict[str, Any]:
+    """See `Stage`."""
+    return {
+      "given_frames": "1, as the model decodes it, measured too",
+      "sampler": f"DDIM, eta {self.eta:g}",
+      "sampling_steps": self.num_steps,
+      "guidance": "none",
+    }
 
   def _encode(
     self, batch: Batch, key: PRNGKey

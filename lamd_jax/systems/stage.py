@@ -6,7 +6,7 @@ compiled step, and what it holds is not baked into the program as constants.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
@@ -32,6 +32,10 @@ class Stage(Protocol):
     self, params: Params, batch: Batch, key: PRNGKey
   ) -> Float[Array, "b f h w 3"]:
     """Returns videos in about [-1, 1]: reconstructed or generated."""
+    ...
+
+  def protocol(self) -> dict[str, Any]:
+    """Returns how it samples, for the card of a score: given frames, sampler, steps."""
     ...
 
 

@@ -130,6 +130,17 @@ class Log:
     self._show(step)
     return dict(self.scalars)
 
+  def extra(self, step: int, values: Mapping[str, float]) -> None:
+    """Adds scalars to a step that was logged, such as figures of what it drew.
+
+    Args:
+      step: The last logged one.
+      values: Finite numbers.
+    """
+    if values:
+      self.scalars |= values
+      self._write(step)  # The line takes the place of the one before.
+
   def image(self, step: int, name: str, image: np.ndarray) -> None:
     """Adds a picture to TensorBoard.
 

@@ -58,13 +58,55 @@ class ClipSetTest(FolderTestCase):
     self.assertEqual([entry.name for entry in clips.entries], ["d", "deep/c.gif"])
     self.assertLen(list(clips), 2)
 
+  def test_windows_follow_each_other_as_far_as_the_shortest_video(self):
+    write_video(self.folder / "a.mp4", 12)
+    write_video(self.folder / "b.mp4", 15)
+    clips = clip_set.open_clips(self.folder, num_frames=3, frame_stride=2, start=1)
+    self.assertEqual([numbers_of(clip) for clip in clips], [[1, 3, 5]] * 2)
+    windows = clips.windows()
+    # The last frame of the second, 11, is the shortest video's last.
+    self.assertEqual(
+      [[numbers_of(clip) for clip in window] for window in windows],
+      [[[1, 3, 5]] * 2, [[7, 9, 11]] * 2],
+    )
+    with self.assertRaisesRegex(UserError, "12 frames; 3 from frame 9 on"):
+      clip_set.open_clips(self.folder, num_frames=3, frame_stride=2, start=9)
+
+  def test_groups_are_folders_of_a_level(self):
+    for name in ("run/ann/a", "run/bob/b", "walk/ann/c"):
+      write_frames(self.folder / name, 2)
+    clips = clip_set.open_clips(self.folder)
+    of = lambda level: {k: v.names for k, v in clips.groups(level).items()}
+    self.assertEqual(of(1), {"run": ["run/ann/a", "run/bob/b"], "walk": ["walk/ann/c"]})
+    self.assertEqual(of(2), {"ann": ["run/ann/a", "walk/ann/c"], "bob": ["run/bob/b"]})
+    with self.assertRaisesRegex(UserError, "run/ann/a lies in 2 folders.*level 3"):
+      clips.groups(3)
+
+  def test_one_array_of_several_and_samples_of_samples(self):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 6, 3), np.uint8)
+    np.savez(self.folder / "clips.npz", real=video[:, 0], sampled=video, fps=3.0)
+    clips = clip_set.open_clips(f"{self.folder}/clips.npz:sampled")
+    np.testing.assert_array_equal(np.stack(list(clips)), video.reshape(6, 4, 5, 6, 3))
+    with self.assertRaisesRegex(UserError, "3 arrays .*name one of them"):
+      clip_set.open_clips(f"{self.folder}/clips.npz:sample")
+    with self.assertRaisesRegex(UserError, "no.npz:real does not exist"):
+      clip_set.open_clips(f"{self.folder}/no.npz:real")
+
+  def test_an_array_in_memory(self):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    clips = clip_set.of_array("mine", video)
+    np.testing.assert_array_equal(np.stack(list(clips)), video)
+    self.assertEqual(clips.names, ["mine[0]", "mine[1]"])
+
   def test_videos_of_different_lengths_need_a_word(self):
     write_video(self.folder / "a.mp4", 12)
     write_video(self.folder / "b.mp4", 14)
     with self.assertRaisesRegex(UserError, "b.mp4 has 14 frames, a.mp4 12; .*num_fr"):
       clip_set.open_clips(self.folder)
     self.assertLen(clip_set.open_clips(self.folder, num_frames=12), 2)
-    with self.assertRaisesRegex(UserError, "a.mp4 has 12 frames; 7 at a stride of 2"):
+    with self.assertRaisesRegex(
+      UserError, "12 frames; 7 from frame 0 on at .* 2 need 13"
+    ):
       clip_set.open_clips(self.folder, num_frames=7, frame_stride=2)
 
   def test_where_there_is_no_video(self):
@@ -97,7 +139,9 @@ class ClipSetTest(FolderTestCase):
         np.save(path, array)
         list(clip_set.open_clips(path))
     np.savez(self.folder / "b.npz", x=frames, y=frames)
-    with self.assertRaisesRegex(UserError, "2 arrays .x, y.; expected one"):
+    with self.assertRaisesRegex(
+      UserError, "2 arrays .x, y.; name one of them, as in .*b.npz:x"
+    ):
       clip_set.open_clips(self.folder / "b.npz")
     (self.folder / "b.npz").write_bytes(b"nothing")
     with self.assertRaisesRegex(UserError, "b.npz cannot be read"):

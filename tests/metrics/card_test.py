@@ -5,22 +5,29 @@ import json
 from absl.testing import absltest
 import numpy as np
 
-from lamd_jax.metrics import card, features, frechet
+from lamd_jax.metrics import card, features, frechet, measures
 from lamd_jax.types import UserError
 
 DETECTOR = features.Detector("I3D", "ab" * 32, "half_pixel", 9, lambda clips: clips)
+KVD = measures.Measure("KVD", "sets", DETECTOR, frechet.kernel_distance)
+FVD = KVD._replace(
+  name="FVD",
+  number=frechet.frechet_distance,
+  min_clips=64,
+  instead=KVD,
+  facts={"covariance": "divided by n - 1"},
+)
 
 
 def draw(n, seed, shift=0.0):
   return np.random.default_rng(seed).normal(shift, 1.0, (n, 5))
 
 
-def make(name="FVD", num=70, **kwargs):
-  arguments = dict(
-    detector=DETECTOR, protocol={"num_frames": 16, "real": "a"}, num_draws=0
-  )
-  real, generated = draw(num, 0), draw(num, 1, shift=0.5)
-  return card.make_card(name, real, generated, **(arguments | kwargs))
+def make(measure=FVD, num=70, detector=DETECTOR, **kwargs):
+  arguments = dict(protocol={"num_frames": 16, "real": "a"}, num_draws=0)
+  sets = draw(num, 0), draw(num, 1, shift=0.5)
+  measure = measure._replace(detector=detector)
+  return card.make_card(measure, sets, **(arguments | kwargs))
 
 
 class CardTest(absltest.TestCase):
@@ -38,7 +45,7 @@ class CardTest(absltest.TestCase):
     self.assertEqual(said["resize_rule"], "half_pixel")
     self.assertEqual((said["num_real"], said["num_generated"]), (70, 70))
     self.assertEqual(said["covariance"], "divided by n - 1")
-    self.assertNotIn("covariance", make("KVD")["protocol"])
+    self.assertNotIn("covariance", make(KVD)["protocol"])
 
   def test_companions_are_measured_against_the_same_real_clips(self):
     other = draw(70, 5)
@@ -58,21 +65,42 @@ class CardTest(absltest.TestCase):
     self.assertEqual(json.loads(json.dumps(got)), got)
 
   def test_too_few_clips_for_a_covariance(self):
-    with self.assertRaisesRegex(UserError, "63 clips are too few for FVD.*KVD can"):
+    with self.assertRaisesRegex(
+      UserError, "63 clips are too few for FVD.*at least 64.*KVD can"
+    ):
       make(num=63)
-    self.assertEqual(make("KVD", num=5)["name"], "KVD@5")
+    self.assertEqual(make(KVD, num=5)["name"], "KVD@5")
+
+  def test_of_one_set_there_is_no_count_of_real_clips(self):
+    spread = measures.Measure("SPREAD", "alone", DETECTOR, lambda rows: rows.std())
+    got = card.make_card(spread, [draw(9, 0)], protocol={}, num_draws=5)
+    self.assertEqual(got["name"], "SPREAD@9")
+    self.assertEqual(got["value"], draw(9, 0).std())
+    self.assertNotIn("num_real", got["protocol"])
+
+  def test_a_number_that_is_none_is_not_printed(self):
+    ratio = measures.Measure("RATIO", "sets", DETECTOR, lambda a, b: float("nan"))
+    with self.assertRaisesRegex(UserError, "RATIO is not defined for these clips"):
+      make(ratio)
 
   def test_compare_says_what_differs_and_nothing_else(self):
     a = make()
-    self.assertEmpty(card.compare(a, make(protocol={"num_frames": 16, "real": "b"})))
+    unsaid = f"neither says: {', '.join(card.FIELDS)}"
+    b = make(protocol={"num_frames": 16, "real": "b"})
+    self.assertEqual(card.compare(a, b), [unsaid])
     b = make(num=90, detector=DETECTOR._replace(resize_rule="tf1"))
-    self.assertEqual(
-      card.compare(a, b),
-      ["num_generated: 70 | 90", "num_real: 70 | 90", "resize_rule: half_pixel | tf1"],
+    different = [
+      "num_generated: 70 | 90", "num_real: 70 | 90", "resize_rule: half_pixel | tf1"
+    ]  # fmt: skip
+    self.assertEqual(card.compare(a, b), [*different, unsaid])
+    self.assertIn("measure: FVD | KVD", card.compare(a, make(KVD)))
+    everything = dict.fromkeys(card.FIELDS, "x") | {"num_frames": 16, "real": "a"}
+    first, second = (
+      make(protocol=everything),
+      make(protocol=everything | {"split": "y"}),
     )
-    self.assertIn("measure: FVD | KVD", card.compare(a, make("KVD")))
-    with_split = make(protocol={"num_frames": 16, "real": "a", "split": "test"})
-    self.assertEqual(card.compare(a, with_split), ["split: not said | test"])
+    self.assertEqual(card.compare(first, second), ["split: x | y"])
+    self.assertIn("split: not said | x", card.compare(a, first))
 
   def test_what_is_no_card_is_refused(self):
     with self.assertRaisesRegex(UserError, "no card"):

@@ -30,6 +30,56 @@ class MotionTest(absltest.TestCase):
     clips = np.stack([np.zeros((3, 4, 5, 1)), np.full((3, 4, 5, 1), 250)])
     self.assertEqual(motion.motion_amplitude(clips.astype(np.uint8)), 0.0)
 
+  def test_statistics_of_noise(self):
+    rng = np.random.default_rng(0)
+    clips = np.clip(rng.normal(128, 20, (1, 9, 40, 50, 3)), 0, 255).astype(np.uint8)
+    amplitude, roughness, _ = motion.motion_statistics(clips)[0]
+    # |d| of two independent frames, |e - d| of three: 2 / sqrt(pi) times sigma, and
+    # sqrt(3) times that; whole numbers move them a little.
+    self.assertAlmostEqual(amplitude, 20 * 2 / math.sqrt(math.pi), delta=0.2)
+    self.assertAlmostEqual(roughness / amplitude, math.sqrt(3), delta=0.01)
+
+  def test_statistics_are_what_their_sentences_say(self):
+    rng = np.random.default_rng(0)
+    clips = rng.integers(0, 256, (2, 5, 3, 4, 3), np.uint8)
+    x = clips.astype(int)
+    d, e = x[:, 1:-1] - x[:, :-2], x[:, 2:] - x[:, 1:-1]
+    mean = lambda y: y.mean(axis=(1, 2, 3, 4))
+    undone = [
+      [min(abs(a), abs(b)) * (a * b < 0)] for a, b in zip(d.flat, e.flat, strict=True)
+    ]
+    got = motion.motion_statistics(clips).T
+    np.testing.assert_allclose(got[motion.AMPLITUDE], mean(abs(np.diff(x, axis=1))))
+    np.testing.assert_allclose(got[motion.ROUGHNESS], mean(abs(e - d)))
+    expected = mean(np.reshape(undone, d.shape))
+    np.testing.assert_allclose(got[motion.FLICKER], expected)
+
+  def test_a_steady_change_is_smooth_and_an_alternating_one_flickers(self):
+    ramp = np.arange(0, 60, 10, np.uint8)[None, :, None, None, None]
+    alternating = np.array([0, 30] * 3, np.uint8)[None, :, None, None, None]
+    size = lambda x: np.broadcast_to(x, (1, 6, 4, 5, 3))
+    np.testing.assert_allclose(motion.motion_statistics(size(ramp)), [[10, 0, 0]])
+    got = motion.motion_statistics(size(alternating))
+    np.testing.assert_allclose(got, [[30, 60, 30]])
+
+  def test_beside_real_clips(self):
+    rng = np.random.default_rng(0)
+    real = rng.integers(0, 200, (4, 5, 6, 7, 3), np.uint8) // 10 * 10
+    same = motion.compared(real, real)
+    self.assertEqual(
+      same,
+      dict(motion_ratio=1.0, roughness_ratio=1.0, flicker_ratio=1.0, still_share=0.0),
+    )
+    half_of_them_faint = np.concatenate([real[:2], real[2:] // 20])
+    found = motion.compared(half_of_them_faint, real)
+    self.assertEqual(found["still_share"], 0.5)
+    self.assertAlmostEqual(
+      found["motion_ratio"], motion.motion_ratio(half_of_them_faint, real)
+    )
+    self.assertEmpty(motion.compared(real[:, :2], real))
+    stills = np.repeat(real[:, :1], 5, axis=1)
+    self.assertEmpty(motion.compared(real, stills))  # No ratio to what is not there.
+
   def test_half_as_bright_moves_half_as_much(self):
     real = moving_bar(brightness=200)
     self.assertAlmostEqual(motion.motion_ratio(real // 2, real), 0.5)

@@ -1,0 +1,285 @@
+"""What can be measured, by name: which view is taken of clips, and which number of it.
+
+Measures that share a view share its cost: FVD and KVD run I3D once.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+import difflib
+import functools
+import pathlib
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+
+from lamd_jax.interop import clip_tokenizer, weights
+from lamd_jax.metrics import (
+  clipsim,
+  frame_features,
+  frechet,
+  image,
+  inception_score,
+  lpips,
+  motion,
+  resize,
+)
+from lamd_jax.metrics.features import Detector, i3d_detector
+from lamd_jax.types import UserError
+
+# "sets": of real clips and of generated ones, as wholes. "alone": of one set.
+# "pairs": of each generated clip and the real one of the same number.
+Kind = Literal["sets", "alone", "pairs"]
+# Which frames count, where a network looks at single frames: each as one of many, the
+# mean of a clip's features, or the first (Ho et al. 2022, arXiv:2204.03458, table 4).
+Frames = Literal["all", "average", "first"]
+
+# Below, a covariance of hundreds of features is noise, whatever it is used for.
+MIN_FRECHET = 64
+# In the folder of weights; the names that the converting lines write.
+FILES: Mapping[str, str] = {
+  "inception": "inception.safetensors",
+  "clip": "clip.safetensors",
+  "merges": "bpe_simple_vocab_16e6.txt.gz",
+  "vgg": "vgg16.safetensors",
+  "vgg_heads": "lpips_vgg.safetensors",
+  "alex": "alexnet.safetensors",
+  "alex_heads": "lpips_alex.safetensors",
+}
+_INCEPTION_FEATURES = 2048  # Of the columns of its detector; the rest are logits.
+
+Rows = np.ndarray  # Of each clip what the detector sees, `n ...`.
+
+
+class Measure(NamedTuple):
+  """One number of clips.
+
+  Attributes:
+    name: As it is printed, before the count.
+    kind: What it is a number of.
+    detector: What looks at clips. Of pairs it is given the real clip's frames and then
+      the generated one's, as one clip.
+    number: From the rows of the real and of the generated set; of "alone" and "pairs"
+      from one set of rows.
+    view: From a detector's rows, and the names of the generated clips, to the rows
+      that `number` takes.
+    min_clips: Fewer are refused.
+    instead: What can be had of fewer.
+    facts: For the card.
+  """
+
+  name: str
+  kind: Kind
+  detector: Detector
+  number: Callable[..., float]
+  view: Callable[[Rows, Sequence[str]], Rows] = lambda rows, names: rows
+  min_clips: int = 2
+  instead: "Measure | None" = None
+  facts: Mapping[str, Any] = {}
+
+
+class Options(NamedTuple):
+  """What measures may be told.
+
+  Attributes:
+    folder: One with the `FILES` that a measure needs.
+    i3d: Other weights of I3D than the package's.
+    resize_rule: See `features.i3d_detector`.
+    frames: For measures of single frames.
+    captions: Of generated clips, by name; for CLIPSIM.
+    image_batch: Frames that go through a network of images together.
+  """
+
+  folder: pathlib.Path = pathlib.Path("weights")
+  i3d: weights.Path | None = None
+  resize_rule: resize.Rule = "half_pixel"
+  frames: Frames = "all"
+  captions: Mapping[str, str] = {}
+  image_batch: int = 32
+
+
+def make_measures(names: Sequence[str], options: Options) -> list[Measure]:
+  """The measures of some names, with their networks.
+
+  Args:
+    names: Keys of `MEASURES`; some stand for several measures.
+    options: See there.
+
+  Raises:
+    UserError: A name is unknown, weights are missing, or a caption is.
+  """
+  made = []
+  for name in names:
+    if name not in MEASURES:
+      close = difflib.get_close_matches(name, MEASURES, n=1)
+      hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(MEASURES)}"
+      raise UserError(f"there is no measure {name!r}; {hint}")
+    made += MEASURES[name](options)
+  return made
+
+
+def _fvd(options: Options) -> list[Measure]:
+  (kvd,) = _kvd(options)
+  return [_frechet("FVD", kvd)]
+
+
+def _kvd(options: Options) -> list[Measure]:
+  detector = i3d_detector(options.i3d, options.resize_rule)
+  return [Measure("KVD", "sets", detector, frechet.kernel_distance)]
+
+
+def _frechet(name: str, kernel: Measure) -> Measure:
+  """Frechet's distance between the rows of which another takes the kernel distance."""
+  distance = lambda a, b: frechet.frechet_distance(_rows(a), _rows(b))
+  facts = {**kernel.facts, "covariance": "divided by n - 1"}
+  return kernel._replace(
+    name=name, number=distance, min_clips=MIN_FRECHET, instead=kernel, facts=facts
+  )
+
+
+def _fid(options: Options) -> list[Measure]:
+  (kid,) = _kid(options)
+  return [_frechet(kid.name.replace("KID", "FID"), kid)]
+
+
+def _kid(options: Options) -> list[Measure]:
+  distance = lambda a, b: frechet.kernel_distance(_rows(a), _rows(b))
+  view = lambda rows, names: _frames(rows[..., :_INCEPTION_FEATURES], options.frames)
+  detector = _inception(options)
+  name = f"KID{_suffix(options)}"
+  facts = {"frames": options.frames}
+  return [Measure(name, "sets", detector, distance, view, facts=facts)]
+
+
+def _is(options: Options) -> list[Measure]:
+  splits = 10
+  score = lambda rows: inception_score.inception_score(_rows(rows), num_splits=splits)
+  return [
+    Measure(
+      f"IS{_suffix(options)}",
+      "alone",
+      _inception(options),
+      number=lambda rows: score(rows)[0],
+      view=lambda rows, names: _frames(rows[..., _INCEPTION_FEATURES:], options.frames),
+      min_clips=splits,
+      facts={"frames": options.frames, "splits": splits},
+    )
+  ]
+
+
+def _inception(options: Options) -> Detector:
+  path = options.folder.expanduser() / FILES["inception"]
+  params = frame_features.load_inception(path)
+
+  def apply(clips):
+    outputs = frame_features.inception_outputs(
+      params, clips, batch_size=options.image_batch
+    )
+    return np.concatenate([outputs.features, outputs.logits], axis=-1)
+
+  name = "Inception-v3 of FID, pool features and logits"
+  return Detector(name, weights.sha256(path), "half_pixel", 1, apply)
+
+
+def _frames(rows: Rows, frames: Frames) -> Rows:
+  """`n f d` to what counts of each clip: `n f d`, or `n d`."""
+  match frames:
+    case "average":
+      return rows.mean(axis=1)
+    case "first":
+      return rows[:, 0]
+  return rows
+
+
+def _rows(rows: Rows) -> Rows:
+  """`n f d` or `n d` to `m d`."""
+  return rows.reshape(-1, rows.shape[-1])
+
+
+def _suffix(options: Options) -> str:
+  return {"all": "", "average": "-avg", "first": "-first"}[options.frames]
+
+
+def _of_pairs(name: str, per_frame: Callable[..., np.ndarray], **kwargs) -> Measure:
+  """The mean over frames and clips of a number per pair of frames."""
+
+  def apply(pairs):
+    real, generated = np.split(np.asarray(pairs), 2, axis=1)
+    return per_frame(real, generated).mean(axis=1)
+
+  detector = Detector(name, kwargs.pop("sha256", ""), "none", 2, apply)
+  return Measure(name, "pairs", detector, lambda rows: float(rows.mean()), **kwargs)
+
+
+def _psnr(options: Options) -> list[Measure]:
+  del options
+  return [_of_pairs("PSNR", image.frame_psnr, min_clips=1)]
+
+
+def _ssim(options: Options) -> list[Measure]:
+  del options
+  return [_of_pairs("SSIM", image.frame_ssim, min_clips=1)]
+
+
+def _lpips(network: str, options: Options) -> list[Measure]:
+  files = [options.folder.expanduser() / FILES[f"{network}{x}"] for x in ("", "_heads")]
+  distance = lpips.load(network, *files)
+  per_frame = functools.partial(
+    lpips.frame_lpips, distance, batch_size=options.image_batch
+  )
+  digest = "+".join(weights.sha256(file) for file in files)
+  return [_of_pairs(f"LPIPS-{network}", per_frame, min_clips=1, sha256=digest)]
+
+
+def _clipsim(options: Options) -> list[Measure]:
+  folder = options.folder.expanduser()
+  path = folder / FILES["clip"]
+  network, params = frame_features.load_clip(path)
+  tokenize = clip_tokenizer.clip_tokenizer(folder / FILES["merges"])
+
+  def apply(clips):
+    return frame_features.clip_image_features(
+      network, params, clips, batch_size=options.image_batch
+    )
+
+  def view(rows, names):
+    if missing := [name for name in names if name not in options.captions]:
+      raise UserError(
+        f"{len(missing)} of {len(names)} clips have no caption, the first is"
+        f" {missing[0]}; expected one for each clip's name"
+      )
+    tokens = tokenize([options.captions[name] for name in names])
+    texts = frame_features.clip_text_features(network, params, tokens)
+    pairs = zip(rows, texts, strict=True)
+    return np.array([clipsim.clipsim(r[None], t[None]) for r, t in pairs])
+
+  detector = Detector("CLIP ViT-B/32", weights.sha256(path), "Pillow bicubic", 1, apply)
+  mean = lambda rows: float(rows.mean())
+  return [Measure("CLIPSIM", "alone", detector, mean, view, min_clips=1)]
+
+
+def _motion(options: Options) -> list[Measure]:
+  """How clips move beside real ones: see `motion.motion_statistics`."""
+  del options
+  detector = Detector("pixels", "", "none", 3, motion.motion_statistics)
+  ratio = lambda column: lambda real, rows: motion.statistics_ratio(column, rows, real)
+  numbers = {
+    "MOTION": ratio(motion.AMPLITUDE),
+    "ROUGHNESS": ratio(motion.ROUGHNESS),
+    "FLICKER": ratio(motion.FLICKER),
+    "STILLS": lambda real, rows: motion.still_share(rows, real),
+  }
+  return [Measure(name, "sets", detector, number) for name, number in numbers.items()]
+
+
+MEASURES: Mapping[str, Callable[[Options], list[Measure]]] = {
+  "fvd": _fvd,
+  "kvd": _kvd,
+  "fid": _fid,
+  "kid": _kid,
+  "is": _is,
+  "psnr": _psnr,
+  "ssim": _ssim,
+  "lpips": functools.partial(_lpips, "alex"),
+  "lpips_vgg": functools.partial(_lpips, "vgg"),
+  "clipsim": _clipsim,
+  "motion": _motion,
+}
