@@ -12,28 +12,19 @@ import io
 import json
 import math
 import pathlib
-import re
 import tempfile
 from typing import Any, NamedTuple
 
-import matplotlib
-from matplotlib import figure, ticker
 import numpy as np
 from PIL import Image
 
+from lamd_jax import report_curves
 from lamd_jax.data import video_io
 from lamd_jax.metrics import protocol
 
 MAX_CLIPS = 8  # Rows of video on the page,
 MAX_SAMPLES = 5  # and samples in a row: a browser plays some 60 videos at once.
 CLIP_PIXELS = 192  # Smaller clips are enlarged to at least this short side.
-# Stand-ins for colours that the page decides: matplotlib has no "currentColor".
-COLOURS = {
-  "#010203": "currentColor",
-  "#010204": "var(--accent)",
-  "#010205": "var(--raw)",
-}
-INK, LINE, RAW = COLOURS
 # Curves that say how the run went, not what was learned: behind the losses.
 LATER = ("grad_norm", "learning_rate", "steps_per_second")
 
@@ -48,64 +39,6 @@ class Clips(NamedTuple):
   sampled: np.ndarray  # uint8 [n s f h w c]
   fps: float
   captions: list[str]
-
-
-def curve_svg(steps: list[int], values: list[float], label: str) -> str:
-  """Draws one curve as an SVG element that takes its colours from the page.
-
-  Args:
-    steps: Ascending.
-    values: Finite, as many.
-    label: What a screen reader says of it.
-  """
-  x, y = np.asarray(steps), np.asarray(values)
-  keep = np.unique(np.linspace(0, len(x) - 1, 800).astype(int))
-  is_log = bool(y.min() > 0 and y.max() > 10 * y.min())
-  style: Any = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": label}
-  style |= {name: INK for name in ("text.color", "xtick.color", "ytick.color")}
-  with matplotlib.rc_context(style):
-    drawing = figure.Figure(figsize=(3.5, 2.1), layout="constrained")
-    axes = drawing.subplots()
-    smoothed = _smooth(y)
-    raw = RAW if smoothed is not None else LINE
-    axes.plot(x[keep], y[keep], color=raw, lw=1.0, marker="." if len(x) == 1 else "")
-    if smoothed is not None:
-      axes.plot(x[keep], smoothed[keep], color=LINE, lw=1.8)
-    plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
-    if is_log:
-      axes.set_yscale("log")
-      axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1.0, 2.0, 5.0)))
-    axes.yaxis.set_minor_formatter(ticker.NullFormatter())
-    axes.yaxis.set_major_formatter(plain)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, integer=True))
-    axes.xaxis.set_major_formatter(plain)
-    axes.grid(axis="y", color=INK, alpha=0.2, lw=0.6)
-    axes.spines[["top", "right", "left"]].set_visible(False)
-    axes.spines["bottom"].set_color(INK)
-    axes.tick_params(which="both", length=0)
-    out = io.StringIO()
-    nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
-    drawing.savefig(out, format="svg", transparent=True, metadata=nothing)
-  svg = out.getvalue()
-  svg = svg[svg.index("<svg") :]
-  svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-  svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # Else the ids of all curves collide.
-  svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
-  svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
-  for stand_in, colour in COLOURS.items():
-    svg = svg.replace(stand_in, colour)
-  return svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1)
-
-
-def _smooth(y: np.ndarray) -> np.ndarray | None:
-  """A running mean over a fiftieth of the curve; None for a short one."""
-  width = len(y) // 50
-  if width < 2:
-    return None
-  total = np.concatenate([[0.0], np.cumsum(y)])
-  index = np.arange(len(y))
-  low, high = np.maximum(index - width, 0), np.minimum(index + width + 1, len(y))
-  return (total[high] - total[low]) / (high - low)
 
 
 def _data_url(content: bytes, kind: str) -> str:
@@ -366,7 +299,9 @@ def stage(
     ends = f"{_number(values[0])} → {_number(values[-1])}"
     label = f"{name} {key} over {steps[-1]} steps, from {ends.replace('→', 'to')}"
     caption = f"<figcaption><b>{escape(key)}</b> {escape(ends)}</figcaption>"
-    tiles += f"<figure>{caption}{curve_svg(steps, values, label)}</figure>\n"
+    tiles += (
+      f"<figure>{caption}{report_curves.curve_svg(steps, values, label)}</figure>\n"
+    )
   parts.append(
     f'<div class="curves">{tiles}</div>' if tiles else "<p>No curves yet.</p>"
   )

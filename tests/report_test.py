@@ -17,7 +17,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from lamd_jax import report, report_page
+from lamd_jax import report, report_curves, report_page
 from lamd_jax.metrics import image, protocol
 from lamd_jax.types import UserError
 
@@ -235,6 +235,29 @@ class ReportTest(parameterized.TestCase):
     self.assertGreater(page.text.count(evil), 8)
     self.assertNotIn("<script>alert", (self.workdir / "report.html").read_text())
 
+  def test_scores_stand_beside_their_companions_and_their_protocol(self):
+    evil = "<b>bold</b>"
+    card = {
+      "name": "FVD@256",
+      "value": 123.25,
+      "interval_95": [110.0, 140.0],
+      "companions": {"other real": 52.5, "stills": 900.0},
+      "protocol": {"resize_rule": "half_pixel", evil: evil},
+    }
+    (self.workdir / "cards").mkdir()
+    self.write("cards/sample_fvd.json", card)
+    self.write("metrics.json", self.metrics | {"sample_fvd": 123.25})
+    page = self.page(with_video=False)
+    for text in (
+      "FVD@256 sample 123.2 110 to 140 other real 52.5, stills 900",
+      "resize_rule half_pixel",
+      f"{evil} {evil}",
+    ):
+      self.assertIn(text, page.text)
+    self.assertNotIn("sample_fvd 123", page.text)  # Once is enough.
+    (self.workdir / "cards/sample_fvd.json").write_text("{")
+    self.assertIn("sample_fvd.json could not be read", self.page(False).text)
+
   def test_captions_and_skipped_files_are_shown(self):
     self.save_clips(caption=np.array(["a red Disc orbits", "two"]))
     (self.workdir / "skipped_files.txt").write_text("bad.mp4: not a video\n")
@@ -372,7 +395,7 @@ class CurveTest(parameterized.TestCase):
 
   def test_a_straight_curve_is_drawn_straight_and_downwards(self):
     steps = [0, 10, 30, 40]
-    (line,) = self.lines(report_page.curve_svg(steps, [40.0, 30.0, 10.0, 0.0], "x"))
+    (line,) = self.lines(report_curves.curve_svg(steps, [40.0, 30.0, 10.0, 0.0], "x"))
     slopes = np.diff(line[:, 1]) / np.diff(line[:, 0])
     self.assertTrue((slopes > 0).all())  # y points down in SVG.
     np.testing.assert_allclose(slopes, slopes[0], rtol=1e-3)
@@ -380,19 +403,19 @@ class CurveTest(parameterized.TestCase):
   def test_an_exponential_curve_is_straight_on_its_logarithmic_axis(self):
     steps = [*range(0, 50, 5)]
     values = [math.exp(-step / 7) for step in steps]
-    (line,) = self.lines(report_page.curve_svg(steps, values, "x"))
+    (line,) = self.lines(report_curves.curve_svg(steps, values, "x"))
     slope = (line[-1, 1] - line[0, 1]) / (line[-1, 0] - line[0, 0])
     expected = line[0, 1] + slope * (line[:, 0] - line[0, 0])
     np.testing.assert_allclose(line[:, 1], expected, atol=0.01)
 
   def test_a_long_curve_has_a_running_mean_beside_it(self):
     values = [(-1.0) ** i for i in range(1000)]
-    raw, smoothed = self.lines(report_page.curve_svg([*range(1000)], values, "x"))
+    raw, smoothed = self.lines(report_curves.curve_svg([*range(1000)], values, "x"))
     self.assertLess(np.ptp(smoothed[20:-20, 1]), 0.05 * np.ptp(raw[:, 1]))
 
   @parameterized.parameters(([7], [1.5]), ([1, 2], [0.0, 0.0]), ([1, 2, 3], [5, 5, 5]))
   def test_short_and_constant_curves_are_drawn(self, steps, values):
-    svg = report_page.curve_svg(steps, [float(x) for x in values], 'a "label" <')
+    svg = report_curves.curve_svg(steps, [float(x) for x in values], 'a "label" <')
     root = ElementTree.fromstring(svg)
     self.assertEqual(root.get("aria-label"), 'a "label" <')
     self.assertNotIn("#0102", svg)  # No stand-in colour is left.

@@ -87,6 +87,16 @@ class LogTest(parameterized.TestCase):
       self.assertEqual((scalars["loss"], log.scalars["loss"]), (3.0, 3.0))
     self.assertEqual(self.losses(), {1: 3.0})
 
+  def test_extra_figures_join_the_line_of_their_step(self):
+    with self.log() as log:
+      log.step(1, {"loss": jnp.array(3.0)}, now=True)
+      log.extra(1, {"motion_ratio": 0.5})
+      log.extra(1, {})
+      log.step(2, {"loss": jnp.array(2.0)})
+    first, second = logging.read_scalars(self.folder)
+    self.assertEqual((first["step"], first["loss"], first["motion_ratio"]), (1, 3, 0.5))
+    self.assertNotIn("motion_ratio", second)
+
   def test_one_bad_update_is_seen_and_the_file_stays_json(self):
     returned = self.train(0, 2, loss=lambda step: math.nan if step == 1 else 1.0)
     self.assertTrue(math.isnan(returned[1]["loss"]))
