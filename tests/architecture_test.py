@@ -10,7 +10,7 @@ import pathlib
 from absl.testing import absltest
 
 ROOT = pathlib.Path(__file__).parents[1]
-JOB = {"types", "workdir", "systems", "data", "metrics", "training"}
+JOB = {"types", "workdir", "captions", "systems", "data", "metrics", "training"}
 MAY_IMPORT = {
   "types": set(),
   "config": {"types"},
@@ -25,6 +25,7 @@ MAY_IMPORT = {
   "systems": {"types", "nn", "models", "diffusion"},
   # Jobs: here all meet, each through its package's own door.
   "workdir": {"types", "systems", "training"},
+  "captions": {"types", "interop", "models"},
   "train": JOB,
   "evaluate": JOB | {"score"},
   "sample": JOB,
@@ -140,6 +141,8 @@ class ArchitectureTest(absltest.TestCase):
       ("training", "from lamd_jax.diffusion import losses"),
       ("train", "from lamd_jax.diffusion import samplers"),
       ("evaluate", "from lamd_jax import train"),
+      ("captions", "from lamd_jax.systems import lamd"),
+      ("data", "from lamd_jax import captions"),
       ("main", "from lamd_jax.systems import lamd"),
       ("nn", "import ml_collections"),
       ("systems", "from flax import linen as nn"),

