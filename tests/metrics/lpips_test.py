@@ -76,7 +76,7 @@ class FramesTest(WithFiles):
 
   def test_nothing_is_computed_in_less_than_single_precision(self):
     a, b = seeded.frame_pairs(8, 2, 31, 31)
-    text = lpips._distances.lower(*self.distance, a, b).as_text()
+    text = lpips._distances.lower(*self.distance[:2], a, b).as_text()
     self.assertIn("HIGHEST", text)
     self.assertNotIn("precision DEFAULT", text)
 
@@ -101,6 +101,16 @@ class LoadTest(WithFiles):
     message = f"LPIPS's heads on AlexNet at {missing}; get https://.*/alex.pth"
     with self.assertRaisesRegex(UserError, message):
       lpips.load("alex", self.network, missing)
+
+  def test_without_files_it_is_the_package_s_weights(self):
+    a, b = seeded.frame_pairs(3, 2, 35, 50)
+    near = (a.astype(int) + b) // 2
+    for name, digest in (("alex", "443c5bc3"), ("vgg", "2ecbe4ce")):
+      distance = lpips.load(name)
+      self.assertStartsWith(distance.sha256, digest)
+      far = lpips.lpips(distance, a, b)
+      self.assertGreater(far, 1.1 * lpips.lpips(distance, a, near.astype(np.uint8)))
+      self.assertBetween(far, 0.01, 1.5)
 
   def test_files_of_something_else_are_named_with_what_is_wrong(self):
     # The two exchanged, and each of the other network.

@@ -168,8 +168,6 @@ class NamesTest(absltest.TestCase):
     folder = pathlib.Path("nowhere")
     for name, file in (
       ("fid", "inception.safetensors.*pytorch-fid.*6726825d"),
-      ("lpips", "alexnet.safetensors.*7be5be79"),
-      ("lpips_vgg", "vgg16.safetensors.*397923af"),
       ("clipsim", "clip.safetensors.*40d36571"),
     ):
       with self.assertRaisesRegex(UserError, f"nowhere.{file}"):

