@@ -44,16 +44,18 @@ def evaluate(
     raise UserError(f"nothing to evaluate: {path} is missing; run --mode=sample first")
   try:
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-      real, reconstructed, sampled = (
-        file[name] for name in ("real", "reconstructed", "sampled")
-      )
+      real, sampled = file["real"], file["sampled"]
+      reconstructed = file.get("reconstructed")
+      given_frames = int(file["given_frames"])
       sample_seconds = float(file["seconds"])
       captions = [str(x) for x in file["caption"]]
   except Exception as e:  # Damage shows as any error at all.
     raise UserError(
       f"{path} is damaged ({e}); delete it and run --mode=sample again"
     ) from e
-  figures: dict[str, float] = dict(protocol.video_figures(real, reconstructed, sampled))
+  figures: dict[str, float] = dict(
+    protocol.video_figures(real, reconstructed, sampled, given_frames)
+  )
   if config.evaluate.metrics and jax.process_index() == 0:
     figures |= _write_cards(config, workdir, real, reconstructed, sampled, captions)
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
@@ -83,7 +85,7 @@ def _write_cards(
   config: Config,
   workdir: pathlib.Path,
   real: np.ndarray,
-  reconstructed: np.ndarray,
+  reconstructed: np.ndarray | None,
   sampled: np.ndarray,
   captions: Sequence[str],
 ) -> dict[str, float]:
@@ -97,11 +99,10 @@ def _write_cards(
   windows = (config.data.num_frames, config.data.frame_stride)
   others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
   names = list(config.stages)
-  autoencoder = next((n for n in names if n in stage_lib.AUTOENCODERS), names[-1])
-  judged = {
-    "reconstruction": (autoencoder, reconstructed),
-    "sample": (names[-1], sampled[:, 0]),
-  }
+  judged = {"sample": (names[-1], sampled[:, 0])}
+  if reconstructed is not None:
+    autoencoder = next(n for n in names if n in stage_lib.AUTOENCODERS)
+    judged = {"reconstruction": (autoencoder, reconstructed)} | judged
   values: dict[str, float] = {}
   seen: score.Seen = {}
   for what, (name, videos) in judged.items():
@@ -126,8 +127,8 @@ def _write_cards(
       real_set,
       generated,
       others=others,
-      are_pairs=True,
-      cache=workdir / "features",
+      are_pairs=stage.given_frames > 0,
+      cache=workdir / workdir_lib.FEATURES,
       protocol=known,
       seen=seen,
     )

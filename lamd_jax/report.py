@@ -127,30 +127,31 @@ def read_clips(path: pathlib.Path, missing: list[str]) -> Clips | None:
   """Reads samples/clips.npz; None and a line in `missing` if it is no good."""
   try:
     with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-      real, reconstructed, sampled = (
-        file[name] for name in ("real", "reconstructed", "sampled")
-      )
+      real, sampled = file["real"], file["sampled"]
+      reconstructed = file.get("reconstructed")
+      given_frames = int(file["given_frames"]) if "given_frames" in file else 1
       fps = float(file["fps"])
       captions = [str(x) for x in file["caption"]] if "caption" in file else []
+    arrays = [x for x in (real, sampled, reconstructed) if x is not None]
     if not (
-      {x.dtype for x in (real, reconstructed, sampled)} == {np.dtype(np.uint8)}
+      {x.dtype for x in arrays} == {np.dtype(np.uint8)}
       and (real.ndim, sampled.ndim) == (5, 6)
-      and real.shape == reconstructed.shape
+      and (reconstructed is None or real.shape == reconstructed.shape)
       and (sampled.shape[:1] + sampled.shape[2:]) == real.shape
       and real.shape[-1] == 3
       and real.size
       and fps > 0
     ):
       raise ValueError(
-        f"shapes {real.shape}, {reconstructed.shape} and {sampled.shape} of"
-        f" {real.dtype} are not clips, their reconstructions and samples in uint8"
+        f"shapes {', '.join(str(x.shape) for x in arrays)} of {real.dtype} are not"
+        " clips, samples and reconstructions in uint8"
       )
   except FileNotFoundError:
     missing.append("samples/clips.npz is not there yet: no video to show.")
   except BROKEN as error:
     missing.append(f"samples/clips.npz could not be read: {error}.")
   else:
-    return Clips(real, reconstructed, sampled, fps, captions)
+    return Clips(real, reconstructed, sampled, fps, captions, given_frames)
   return None
 
 

@@ -35,10 +35,11 @@ class Clips(NamedTuple):
   """The arrays of samples/clips.npz."""
 
   real: np.ndarray  # uint8 [n f h w c]
-  reconstructed: np.ndarray  # uint8 [n f h w c]
+  reconstructed: np.ndarray | None  # uint8 [n f h w c]
   sampled: np.ndarray  # uint8 [n s f h w c]
   fps: float
   captions: list[str]
+  given_frames: int = 1
 
 
 def _data_url(content: bytes, kind: str) -> str:
@@ -211,10 +212,26 @@ def videos(clips: Clips) -> str:
   num_samples = clips.sampled.shape[1]
   rows = min(num_clips, MAX_CLIPS)
   shown = min(num_samples, MAX_SAMPLES)
-  intro = (
-    "Each row starts from one held-out clip. The model sees the <em>given</em> frame"
-    " alone and samples its motion, differently each time. <em>Reconstructed</em> is"
-    " the real clip through the first stage, the best that samples can look."
+  intro = "Each row has one held-out clip. "
+  match clips.given_frames:
+    case 0:
+      intro += "The model sees none of it, at most what is said of it, and samples."
+    case 1:
+      intro += (
+        "The model sees the <em>given</em> frame alone and samples its motion,"
+        " differently each time."
+      )
+    case k:
+      intro += (
+        f"The model sees the first {k} frames, the first of which is <em>given</em>,"
+        " and samples the others, differently each time."
+      )
+  if clips.reconstructed is not None:
+    intro += (
+      " <em>Reconstructed</em> is the real clip through the first stage, the best that"
+      " samples can look."
+    )
+  intro += (
     f" Shown: {rows} of {_count(num_clips, 'clip')}, {shown} of"
     f" {_count(num_samples, 'sample')} each."
   )
@@ -248,8 +265,13 @@ def videos(clips: Clips) -> str:
         f'<figure><img alt="{escape(f"given frame, {clip}")}" src="{given}">'
         "<figcaption>given</figcaption></figure>",
         tile(clips.real[n], "real", clip, "real"),
-        tile(clips.reconstructed[n], "reconstructed", clip, "reconstructed"),
       ]
+      if not clips.given_frames:
+        del tiles[0]
+      if clips.reconstructed is not None:
+        tiles.append(
+          tile(clips.reconstructed[n], "reconstructed", clip, "reconstructed")
+        )
       for s in range(shown):
         tiles.append(tile(clips.sampled[n, s], f"sample {s + 1}", clip, "sampled"))
       parts.append(f"<h3>{escape('C' + clip[1:])}</h3>")

@@ -1,5 +1,6 @@
 """Job: videos from a trained work folder, of held-out clips or of one's own picture."""
 
+from collections.abc import Mapping
 import json
 import os
 import pathlib
@@ -18,14 +19,14 @@ from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, sharding
-from lamd_jax.types import Config
+from lamd_jax.types import Config, UserError
 
 ANIMATED = "animated"  # Folder for pictures of one's own.
 MAX_FILES = 4  # Clips that are also written as mp4, gif and png.
 
 
 def sample_clips(config: Config, workdir: pathlib.Path) -> None:
-  """Reconstructs held-out clips, and samples from the first frame of each.
+  """Samples from what each held-out clip gives a model; autoencoders reconstruct them.
 
   Writes `samples/clips.npz` and the first few clips as mp4, gif and png, unless
   they are there already, from the same checkpoints and the same settings.
@@ -33,6 +34,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   started = time.monotonic()
   mesh = sharding.make_mesh(config.mesh.to_dict())
   autoencoder, generator = _stage_names(config)
+  stage = stage_lib.make_stage(config, generator, dict.fromkeys(config.stages[:-1]))
   made_from = _made_from(config, workdir)
   path = workdir / workdir_lib.CLIPS
   if path.exists() and _read_made_from(path) == made_from:
@@ -43,14 +45,21 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   values = config.evaluate
   frames = (config.data.num_frames, config.data.frame_stride)
   windows = pipeline.eval_windows(source, values.num_clips, *frames)
-  real = pipeline.eval_clips(source, values.num_clips, *frames)
+  real, conditions = workdir_lib.eval_batch(
+    config, source, values.num_clips, workdir / workdir_lib.FEATURES
+  )
   captions = [str(source.annotation(i).get("caption", "")) for i, _ in windows]
 
-  reconstruct = Sampler(config, workdir, autoencoder, mesh)
-  reconstructed = reconstruct(real, "reconstructing")
+  reconstructed = {}
+  if autoencoder:
+    reconstruct = Sampler(config, workdir, autoencoder, mesh)
+    reconstructed = {"reconstructed": reconstruct({"video": real}, "reconstructing")}
   # Sample i of every clip, before sample i + 1 of any: n s f h w 3.
   sampler = Sampler(config, workdir, generator, mesh)
-  repeated = np.concatenate([real] * values.samples_per_clip)
+  repeated = {
+    name: np.concatenate([x] * values.samples_per_clip)
+    for name, x in ({"video": real} | conditions).items()
+  }
   sampled = sampler(repeated, "sampling").reshape(values.samples_per_clip, *real.shape)
   sampled = sampled.swapaxes(0, 1)
 
@@ -61,17 +70,19 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   with disk.explain_full_disk(workdir):
     for i in range(min(len(real), MAX_FILES)):
       _write_video(folder / f"real_{i}", real[i], fps)
-      _write_video(folder / f"reconstructed_{i}", reconstructed[i], fps)
+      rows = [real[i], *(x[i] for x in reconstructed.values()), *sampled[i]]
+      for videos in reconstructed.values():
+        _write_video(folder / f"reconstructed_{i}", videos[i], fps)
       for j, video in enumerate(sampled[i]):
         _write_video(folder / f"sample_{i}_{j}", video, fps)
-      rows = [real[i], reconstructed[i], *sampled[i]]
       video_io.contact_sheet(rows, folder / f"clip_{i}.png")
     part = folder / ".clips.part.npz"
     np.savez_compressed(
       part,
       real=real,
-      reconstructed=reconstructed,
+      **reconstructed,
       sampled=sampled,
+      given_frames=stage.given_frames,
       fps=fps,
       caption=np.array(captions),
       made_from=made_from,
@@ -100,11 +111,17 @@ def animate(
   """
   mesh = sharding.make_mesh(config.mesh.to_dict())
   _, generator = _stage_names(config)
+  stage = stage_lib.make_stage(config, generator, dict.fromkeys(config.stages[:-1]))
+  if stage.given_frames != 1:
+    raise UserError(
+      f"the model of {workdir} begins with {stage.given_frames} given frames, a picture"
+      " is one; a system that takes any number takes --config.sample.given_frames=1"
+    )
   frame = video_io.resize_crop(image[None], config.data.resolution)
   video = np.repeat(frame, config.data.num_frames, axis=0)
   count = config.evaluate.samples_per_clip
   sampler = Sampler(config, workdir, generator, mesh)
-  videos = sampler(np.stack([video] * count), "animating")
+  videos = sampler({"video": np.stack([video] * count)}, "animating")
   paths = []
   with disk.explain_full_disk(workdir):
     for i, generated in enumerate(videos):
@@ -147,25 +164,29 @@ class Sampler:
     self._sample = jax.jit(sample, in_shardings=shardings, out_shardings=everywhere)
 
   def __call__(
-    self, clips: UInt8[np.ndarray, "n f h w 3"], description: str
+    self, batch: Mapping[str, np.ndarray], description: str
   ) -> UInt8[np.ndarray, "n f h w 3"]:
-    """Reconstructs the clips, or animates their first frames."""
-    size = self._batch_size
+    """Samples for a batch of any size: `video` [n f h w 3], and conditions."""
+    size, count = self._batch_size, len(batch["video"])
     outputs = []
-    for start in tqdm.trange(0, len(clips), size, desc=description, disable=None):
-      part = clips[start : start + size]
-      filled = np.concatenate([part, part[:1].repeat(size - len(part), axis=0)])
+    for start in tqdm.trange(0, count, size, desc=description, disable=None):
+      part = {name: x[start : start + size] for name, x in batch.items()}
+      lacking = size - len(part["video"])
+      filled = {
+        name: np.concatenate([x, x[:1].repeat(lacking, axis=0)])
+        for name, x in part.items()
+      }
       key = jax.random.fold_in(self._key, start)
-      batch = {"video": jax.device_put(filled, sharding.batch_sharding(self._mesh))}
-      output = self._sample(self._arguments, batch, key)
-      outputs.append(np.asarray(output)[: len(part)])
+      filled = jax.device_put(filled, sharding.batch_sharding(self._mesh))
+      output = self._sample(self._arguments, filled, key)
+      outputs.append(np.asarray(output)[: size - lacking])
     return np.concatenate(outputs)
 
 
-def _stage_names(config: Config) -> tuple[str, str]:
-  """Returns the stage that reconstructs and the one that generates."""
+def _stage_names(config: Config) -> tuple[str | None, str]:
+  """Returns the stage that reconstructs, if any does, and the one that generates."""
   autoencoders = [n for n in config.stages if n in stage_lib.AUTOENCODERS]
-  return autoencoders[0], config.stages[-1]
+  return (autoencoders or [None])[0], config.stages[-1]
 
 
 def _made_from(config: Config, workdir: pathlib.Path) -> str:

@@ -16,6 +16,7 @@ import jax
 from jaxtyping import UInt8
 import numpy as np
 
+from lamd_jax import beside
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.metrics import motion
@@ -213,8 +214,17 @@ def train_stage(
       }
       checkpoint.save(manager, at, state, meta)
 
+    cache = folder.parent / workdir_lib.FEATURES
+    describe = beside.describer(config, source, cache=cache)
+    images = beside.image_source(config, source, "train")
     batches = pipeline.batches(
       source,
+      describe=describe,
+      images=images,
+      num_images=beside.num_images(config),
+      describe_image=(
+        describe if images is source else beside.describer(config, images, cache=cache)
+      ),
       num_frames=config.data.num_frames,
       frame_stride=config.data.frame_stride,
       batch_size=values.batch_size,
@@ -222,9 +232,7 @@ def train_stage(
       start_step=first,
     )
     grid_source = sources.make_source(config.data.to_dict(), "eval")
-    clips = pipeline.eval_clips(
-      grid_source, GRID_CLIPS, config.data.num_frames, config.data.frame_stride
-    )
+    clips, conditions = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
     with (
       training_log.Log(
         folder,
@@ -250,7 +258,8 @@ def train_stage(
         if is_drawn:
           # One compilation for all: the same clips, the same shapes.
           key = jax.random.fold_in(sample_key, number)
-          video = sample(stage, state.ema_params, {"video": clips}, key)
+          drawn = {"video": clips} | conditions
+          video = sample(stage, state.ema_params, drawn, key)
           video = np.asarray(video)
           _write_grid(folder, number, clips, video, log)
           log.extra(number, motion.compared(video, clips))

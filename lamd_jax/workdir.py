@@ -6,7 +6,7 @@ environment.json   versions, devices, git revision of the run that began it
 samples/           clips.npz, and the same clips as mp4, gif and png
 metrics.json       every figure of the report, name to number
 cards/             scores against real clips, each with its protocol
-features/          of real clips, so that they are computed once
+features/          of real clips and of captions, so that they are computed once
 report.html        the report
 """
 
@@ -24,8 +24,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
+from jaxtyping import UInt8
+import numpy as np
 
 import lamd_jax
+from lamd_jax import beside
+from lamd_jax.data import pipeline, sources
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, sharding
 from lamd_jax.types import Config, Params, UserError
@@ -36,6 +40,7 @@ ENVIRONMENT = "environment.json"
 METRICS = "metrics.json"
 CLIPS = "samples/clips.npz"
 CARDS = "cards"
+FEATURES = "features"
 # Blocks that say how to look at a trained model, not which model it is: they may
 # change from one run in a work folder to the next.
 FREE_BLOCKS = ("sample", "evaluate")
@@ -127,7 +132,26 @@ def abstract_batch(
   """Returns the shapes of a batch."""
   side = config.data.resolution
   shape = (batch_size, config.data.num_frames, side, side, 3)
-  return {"video": jax.ShapeDtypeStruct(shape, jnp.uint8)}
+  video = jax.ShapeDtypeStruct(shape, jnp.uint8)
+  return {"video": video} | beside.abstract(config, batch_size)
+
+
+def eval_batch(
+  config: Config,
+  source: sources.VideoSource,
+  num_clips: int,
+  cache: pathlib.Path | None = None,
+) -> tuple[UInt8[np.ndarray, "n f h w 3"], dict[str, np.ndarray]]:
+  """Returns held-out clips, always the same ones, and their conditions."""
+  frames = (config.data.num_frames, config.data.frame_stride)
+  clips = pipeline.eval_clips(source, num_clips, *frames)
+  windows = pipeline.eval_windows(source, num_clips, *frames)
+  numbers = [i for i, _ in windows]
+  describe = beside.describer(config, source, numbers, cache)
+  if describe is None:
+    return clips, {}
+  said = [describe(i) for i in numbers]
+  return clips, {name: np.stack([x[name] for x in said]) for name in said[0]}
 
 
 def peak_memory_gb() -> float:

@@ -5,7 +5,7 @@ devices, processes or threads, nor on where a run was interrupted. Its pixels ar
 uint8; the conversion to float32 in [-1, 1] happens on the device.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from absl import logging
@@ -16,6 +16,9 @@ import numpy as np
 from lamd_jax.data.sources import VideoSource
 from lamd_jax.types import UserError
 
+# From the number of a video to arrays that belong to it.
+Describe = Callable[[int], Mapping[str, np.ndarray]]
+
 
 def batches(
   source: VideoSource,
@@ -25,6 +28,10 @@ def batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
+  describe: Describe | None = None,
+  images: VideoSource | None = None,
+  num_images: int = 0,
+  describe_image: Describe | None = None,
   num_threads: int = 2,
   prefetch: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -40,21 +47,36 @@ def batches(
     batch_size: Videos in a batch; global, over all devices.
     seed: Chooses order and windows.
     start_step: Number of the first batch; the earlier ones cost nothing.
+    describe: Further arrays of a video, by its number, such as its label.
+    images: Where single images come from: frames of these videos, each as likely as
+      any, none twice for one video of a batch.
+    num_images: For each video.
+    describe_image: As `describe`, of the video that an image is from.
     num_threads: Batches that are read at the same time.
     prefetch: Batches kept ready.
 
   Returns:
-    An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}.
+    An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}; with what
+    `describe` gives, and with {"images": uint8 [b n h w 3]} and what `describe_image`
+    gives, after `image_`.
   """
   if not len(source):
     raise UserError("the data set has no video; training needs at least one")
   span = (num_frames - 1) * frame_stride + 1
+  draw_images = None
+  if num_images:
+    draw_images = _image_drawer(images or source, num_images, describe_image)
 
   def read_window(index: int, rng: np.random.Generator) -> dict[str, Any]:
     last = max(source.num_frames(index) - span, 0)
     start = int(rng.integers(last + 1))
     video = source.read(index, start, num_frames, frame_stride)
-    return {"video": video, "index": np.int32(index)}
+    example = {"video": video, "index": np.int32(index)}
+    if describe:
+      example |= describe(index)
+    if draw_images:
+      example |= draw_images(rng)
+    return example
 
   dataset = (
     grain.MapDataset.range(len(source))
@@ -71,6 +93,35 @@ def batches(
   if start_step:
     iterator.set_state({"next_index": start_step})
   return iterator
+
+
+def _image_drawer(
+  source: VideoSource, num_images: int, describe: Describe | None
+) -> Callable[[np.random.Generator], dict[str, np.ndarray]]:
+  """From random numbers to images and what is said of them."""
+  lengths = np.array([source.num_frames(i) for i in range(len(source))], np.int64)
+  ends = np.cumsum(lengths)
+  if not len(ends) or ends[-1] < num_images:
+    raise UserError(
+      f"{num_images} images for each video were asked for; their source has"
+      f" {ends[-1] if len(ends) else 0} frames: lower images.num"
+    )
+
+  def draw(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    frames = rng.choice(int(ends[-1]), num_images, replace=False)
+    videos = np.searchsorted(ends, frames, side="right")
+    places = frames - ends[videos] + lengths[videos]
+    pixels = [
+      source.read(int(i), int(place), 1, 1)[0]
+      for i, place in zip(videos, places, strict=True)
+    ]
+    found = {"images": np.stack(pixels)}
+    if describe:
+      said = [describe(int(i)) for i in videos]
+      found |= {f"image_{k}": np.stack([x[k] for x in said]) for k in said[0]}
+    return found
+
+  return draw
 
 
 def eval_windows(

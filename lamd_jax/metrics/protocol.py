@@ -3,8 +3,8 @@
 A number without its protocol is not printed: `video_figures` returns the counts
 and sizes beside the figures, and `sentence` puts them into words.
 
-Frame 0 is given to the model, so it is left out wherever it would flatter: the
-reconstruction, the still baseline and the spread of samples are measured on
+Frames that the model is given are left out wherever they would flatter: with frame 0
+given, the reconstruction, the still baseline and the spread of samples are measured on
 frames 1 to L-1. That differs from spec sheets which include it (PSNR is then
 higher); the sentence says which.
 """
@@ -137,7 +137,7 @@ FIGURES: Mapping[str, Figure] = {
   "sample_first_frame_psnr": Figure(
     "First frame kept",
     "dB",
-    "PSNR of frame 0 of each sample against the frame that was given.",
+    "PSNR of the first frame or frames of each sample against those that were given.",
     "Higher is better; below 28 dB the given picture visibly changes.",
     low=28.0,
   ),
@@ -146,20 +146,23 @@ FIGURES: Mapping[str, Figure] = {
 
 def video_figures(
   real: UInt8[np.ndarray, "n f h w c"],
-  reconstructed: UInt8[np.ndarray, "n f h w c"],
+  reconstructed: UInt8[np.ndarray, "n f h w c"] | None,
   sampled: UInt8[np.ndarray, "n s f h w c"],
+  given_frames: int = 1,
 ) -> dict[str, float]:
   """Measures reconstructions and samples of held-out clips.
 
   Args:
     real: Held-out clips, of at least two frames.
-    reconstructed: The same clips, encoded and decoded.
-    sampled: For each clip, s samples from its first frame.
+    reconstructed: The same clips, encoded and decoded; None where nothing is.
+    sampled: For each clip, s samples from its first frames.
+    given_frames: How many of its frames the model was given; they are left out.
 
   Returns:
     The figures of `FIGURES`, and the `protocol_*` numbers for `sentence`. A
     figure that these clips do not define is left out: ratios where the real
-    clips stand still, the likeness of samples where there is one sample.
+    clips stand still, the likeness of samples where there is one sample, what is said
+    of reconstructions and given frames where there are none.
 
   Raises:
     UserError: There is no clip, no sample, or only one frame.
@@ -171,28 +174,33 @@ def video_figures(
       f" {sampled.shape[1]} samples each: expected at least one clip, two frames"
       " and one sample; see config.evaluate and config.data.num_frames"
     )
-  later = np.s_[..., 1:, :, :, :]
-  first = np.s_[..., 0, :, :, :]
-  reconstruction = psnr(reconstructed[later], real[later])
-  baseline = psnr(still(real)[later], real[later])
+  later = np.s_[..., max(given_frames, 1) :, :, :, :]
+  new = np.s_[..., given_frames:, :, :, :]
+  given = np.s_[..., :given_frames, :, :, :]
   moves = {"motion_ratio": motion_ratio(sampled, real)}
   moves |= motion.compared(sampled.reshape(-1, *real.shape[1:]), real)
   figures = {
-    "reconstruction_psnr": reconstruction,
-    "still_psnr": baseline,
-    "reconstruction_gain_db": reconstruction - baseline,
-    "reconstruction_motion_ratio": motion_ratio(reconstructed, real),
     **{f"sample_{name}": value for name, value in moves.items()},
-    "sample_pairwise_psnr": pairwise_psnr(sampled[later]),
-    # n 1 h w c against n s h w c.
-    "sample_first_frame_psnr": psnr(real[first][:, None], sampled[first]),
+    "sample_pairwise_psnr": pairwise_psnr(sampled[new]),
   }
-  if min(height, width) >= SSIM_SIZE:
-    figures["reconstruction_ssim"] = ssim(reconstructed[later], real[later])
+  if given_frames:
+    # n 1 f h w c against n s f h w c.
+    figures["sample_first_frame_psnr"] = psnr(real[given][:, None], sampled[given])
+  figures["still_psnr"] = baseline = psnr(still(real)[later], real[later])
+  if reconstructed is not None:
+    reconstruction = psnr(reconstructed[later], real[later])
+    figures |= {
+      "reconstruction_psnr": reconstruction,
+      "reconstruction_gain_db": reconstruction - baseline,
+      "reconstruction_motion_ratio": motion_ratio(reconstructed, real),
+    }
+    if min(height, width) >= SSIM_SIZE:
+      figures["reconstruction_ssim"] = ssim(reconstructed[later], real[later])
   return {name: x for name, x in figures.items() if math.isfinite(x)} | {
     "protocol_clips": float(num_clips),
     "protocol_samples_per_clip": float(sampled.shape[1]),
     "protocol_frames": float(num_frames),
+    "protocol_given_frames": float(given_frames),
     "protocol_height": float(height),
     "protocol_width": float(width),
   }
@@ -200,16 +208,26 @@ def video_figures(
 
 def sentence(figures: Mapping[str, float | int]) -> str:
   """How the figures were taken, in words; "" if they do not say."""
-  names = ("clips", "samples_per_clip", "frames", "height", "width")
+  names = ("clips", "samples_per_clip", "frames", "height", "width", "given_frames")
   if any(f"protocol_{name}" not in figures for name in names):
     return ""
-  n, s, f, h, w = (f"{figures[f'protocol_{name}']:g}" for name in names)
+  n, s, f, h, w, k = (f"{figures[f'protocol_{name}']:g}" for name in names)
+  start = (
+    f"from the first {_count(k, 'frame') if k != '1' else 'frame'} of each"
+    if k != "0"
+    else "beside each, of which the model is given no frame"
+  )
+  left_out = (
+    "; all but the figure of given frames leave those out, which are measured by"
+    " themselves"
+    if k != "0"
+    else ""
+  )
   return (
     f"Measured on {_count(n, 'held-out clip')} of {f} frames at {h}x{w} pixels"
-    f" (height x width), {_count(s, 'sample')} from the first frame of each. PSNR is"
-    " taken per frame on 8-bit pixels (0 to 255) and averaged over frames, clips"
-    " and samples; all but the first-frame figure leave out frame 0, which the"
-    " model is given. Motion is compared over all frames."
+    f" (height x width), {_count(s, 'sample')} {start}. PSNR is taken per frame on"
+    " 8-bit pixels (0 to 255) and averaged over frames, clips and samples"
+    f"{left_out}. Motion is compared over all frames."
   )
 
 

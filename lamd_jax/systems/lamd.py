@@ -67,6 +67,11 @@ class MCDVAEStage:
 
     return apply(self.model, params, method=reconstruct)
 
+  @property
+  def given_frames(self) -> int:
+    """See `Stage`."""
+    return self.model.num_frames
+
   def protocol(self) -> dict[str, Any]:
     """See `Stage`."""
     return {
@@ -146,6 +151,11 @@ class DMGStage:
       logsnr_grid=self.schedule.sampling_grid(self.num_steps),
     )
     return apply(self.vae, self.vae_params, z, content, method="decode")
+
+  @property
+  def given_frames(self) -> int:
+    """See `Stage`."""
+    return 1
 
   def protocol(self) -> dict[str, Any]:
     """See `Stage`."""

@@ -10,13 +10,18 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Float
 
-from lamd_jax.systems import lamd
+from lamd_jax.systems import lamd, vdm
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 
 @runtime_checkable
 class Stage(Protocol):
   """One training of one paper. All methods are pure."""
+
+  @property
+  def given_frames(self) -> int:
+    """How many first frames of a batch `sample` looks at; an autoencoder at all."""
+    ...
 
   def init(self, key: PRNGKey, batch: Batch) -> Params:
     """Returns fresh parameters, for a batch of the shapes to come."""
@@ -45,6 +50,7 @@ MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
 # of a system generates; one called by an autoencoder's name before it reconstructs.
 SYSTEMS: dict[str, dict[str, MakeStage]] = {
   "lamd": {"mcd_vae": lamd.make_mcd_vae, "dmg": lamd.make_dmg},
+  "vdm": {"base": vdm.make_base},
 }
 AUTOENCODERS = ("mcd_vae",)
 

@@ -1,0 +1,126 @@
+"""What batches hold beside videos: conditions, and images for joint training.
+
+Both come from two blocks of a configuration, which systems that know neither leave out:
+
+  condition   kind ("none", "class" or "caption"), dropout, and what the kind needs:
+              num_classes; or encoder (a folder, "" for the installed one), num_tokens
+              and text_channels, which is the width of the encoder
+  images      num, for each video, and source: as config.data, {} for the same videos
+"""
+
+from collections.abc import Callable, Sequence
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from lamd_jax import captions
+from lamd_jax.data import sources
+from lamd_jax.types import Config, UserError
+
+Describe = Callable[[int], dict[str, np.ndarray]]
+
+
+def abstract(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+  """Returns the shapes of what is beside the videos of a batch."""
+  conditions: dict[str, tuple[tuple[int, ...], Any]] = {}
+  match _kind(config):
+    case "class":
+      conditions["label"] = (), jnp.int32
+    case "caption":
+      tokens, width = config.condition.num_tokens, config.condition.text_channels
+      conditions["text"] = (tokens, width), jnp.float16
+      conditions["text_mask"] = (tokens,), jnp.bool_
+  shapes = {
+    name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
+    for name, (shape, dtype) in conditions.items()
+  }
+  if num := num_images(config):
+    side = config.data.resolution
+    shapes["images"] = jax.ShapeDtypeStruct((batch_size, num, side, side, 3), jnp.uint8)
+    for name, (shape, dtype) in conditions.items():
+      shape = (batch_size, num, *shape)
+      shapes[f"image_{name}"] = jax.ShapeDtypeStruct(shape, dtype)
+  return shapes
+
+
+def num_images(config: Config) -> int:
+  """How many images go with each video in training."""
+  return config.images.num if "images" in config else 0
+
+
+def image_source(
+  config: Config, videos: sources.VideoSource, split: str
+) -> sources.VideoSource:
+  """Where the images come from; the videos themselves if nothing else is said."""
+  values = config.images.source.to_dict() if "images" in config else {}
+  if not values:
+    return videos
+  same = {"num_frames": 1, "frame_stride": 1, "resolution": config.data.resolution}
+  return sources.make_source(values | same, split)
+
+
+def describer(
+  config: Config,
+  source: sources.VideoSource,
+  numbers: Sequence[int] | None = None,
+  cache: pathlib.Path | None = None,
+) -> Describe | None:
+  """From the number of a video to its condition; None where there is none.
+
+  Args:
+    config: The configuration.
+    source: The videos.
+    numbers: Of the videos that will be asked for; None for all.
+    cache: A folder that keeps embeddings of captions.
+
+  Raises:
+    UserError: A video has no label or caption, or a label is too large.
+  """
+  kind = _kind(config)
+  if kind == "none":
+    return None
+  numbers = range(len(source)) if numbers is None else sorted(set(numbers))
+  key = {"class": "label", "caption": "caption"}[kind]
+  notes = [source.annotation(i) for i in numbers]
+  lacking = [i for i, note in zip(numbers, notes, strict=True) if note.get(key) is None]
+  if lacking:
+    raise UserError(
+      f"{len(lacking)} of {len(notes)} videos have no {key}, the first is number"
+      f" {lacking[0]}; condition.kind={kind!r} needs one for each"
+    )
+  if kind == "class":
+    labels = {i: int(n["label"]) for i, n in zip(numbers, notes, strict=True)}
+    for i, label in labels.items():
+      if not 0 <= label < config.condition.num_classes:
+        raise UserError(
+          f"video {i} has the label {label}; condition.num_classes="
+          f"{config.condition.num_classes} knows 0 to"
+          f" {config.condition.num_classes - 1}"
+        )
+    return lambda i: {"label": np.int32(labels[i])}
+  texts = [str(note["caption"]) for note in notes]
+  found = embedded(config, texts, cache)
+  places = {i: place for place, i in enumerate(numbers)}
+  return lambda i: {name: values[places[i]] for name, values in found.items()}
+
+
+def embedded(
+  config: Config, texts: Sequence[str], cache: pathlib.Path | None = None
+) -> dict[str, np.ndarray]:
+  """Captions as a batch holds them: `text` [b n d] and `text_mask` [b n]."""
+  values = config.condition
+  encoder = captions.text_encoder(values.encoder or None, num_tokens=values.num_tokens)
+  if encoder.width != values.text_channels:
+    raise UserError(
+      f"condition.text_channels={values.text_channels}; the text encoder gives"
+      f" {encoder.width}"
+    )
+  found = captions.embed(encoder, texts, cache=cache)
+  return {"text": found.values, "text_mask": found.mask}
+
+
+def _kind(config: Config) -> str:
+  return config.condition.kind if "condition" in config else "none"

@@ -1,0 +1,309 @@
+"""VDM: Video Diffusion Models, one network trained on videos and images together.
+
+Ho et al. 2022 (arXiv:2204.03458), not the Variational Diffusion Models of Kingma et al.
+2021. The one stage, `base`, diffuses pixels. What it can be asked for beside whole
+videos (the frames after given ones, frames between, a higher resolution) it was not
+trained for: reconstruction guidance makes it agree with what is known, and
+`systems/windows.py` makes that any length.
+"""
+
+from collections.abc import Mapping
+import dataclasses
+from typing import Any, Literal, get_args
+
+from flax import struct
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
+from lamd_jax.models import conditioning
+from lamd_jax.models.unet3d import UNet3D
+from lamd_jax.systems.build import apply, build, compute_dtype
+from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
+
+Method = Literal["reconstruction", "replacement"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Sampling:
+  """How to sample.
+
+  Attributes:
+    num_steps: Of the ancestral sampler.
+    gamma: Its variance, between the lower bound 0 and the upper bound 1.
+    langevin_delta: Step of the Langevin corrector that follows each of its steps, 0.1
+      in the paper; 0 for none, which halves the work.
+    guidance: Classifier-free; 1 is none.
+    given_frames: First frames that are taken from the batch; 0 for none.
+    method: What makes the other frames agree with known ones.
+    frames_weight: w_r of reconstruction guidance for known frames; 50 and 9 in the
+      paper.
+    size_weight: w_r for a low resolution; from 1 to 6 at factor 2.
+  """
+
+  num_steps: int = 256
+  gamma: float = 0.0
+  langevin_delta: float = 0.0
+  guidance: float = 1.0
+  given_frames: int = 0
+  method: Method = "reconstruction"
+  frames_weight: float = 9.0
+  size_weight: float = 4.0
+
+
+@struct.dataclass
+class VDMStage:
+  """The one stage: a denoiser of pixels.
+
+  A batch has `video`; where it has `images` (`b n h w 3`), these are trained as n
+  further frames that see no other. With a condition it has `label`, or `text` and
+  `text_mask`, of the video, and the same after `image_` of each image.
+
+  Attributes:
+    model: The network.
+    condition: What makes a vector of a condition; None for none.
+    schedule: Noise levels.
+    parameterization: What the network predicts.
+    cond_dropout: Share of videos, and of images, that are trained without condition.
+    sampling: See there.
+  """
+
+  model: UNet3D = struct.field(pytree_node=False)
+  condition: conditioning.Condition | None = struct.field(pytree_node=False)
+  schedule: schedules.Schedule = struct.field(pytree_node=False)
+  parameterization: process.Parameterization = struct.field(pytree_node=False)
+  cond_dropout: float = struct.field(pytree_node=False)
+  sampling: Sampling = struct.field(pytree_node=False)
+
+  def init(self, key: PRNGKey, batch: Batch) -> Params:
+    """See `Stage`."""
+    model_key, cond_key = jax.random.split(key)
+    # No parameter depends on the number of frames.
+    x = from_uint8(batch["video"][:1, :1])
+    level = jnp.zeros(1)
+    params = {"model": self.model.init(model_key, x, level)["params"]}
+    if self.condition is not None:
+      given = [value[:1] for value in self._given(batch, "")]
+      params["condition"] = self.condition.init(cond_key, *given)["params"]
+    return params
+
+  def loss(
+    self, params: Params, batch: Batch, key: PRNGKey, *, train: bool
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """The denoising loss, over all frames of videos and all images alike."""
+    loss_key, cond_key, dropout_key = jax.random.split(key, 3)
+    x = from_uint8(batch["video"])
+    num_frames, num_images = x.shape[1], 0
+    if "images" in batch:
+      num_images = batch["images"].shape[1]
+      x = jnp.concatenate([x, from_uint8(batch["images"])], axis=1)
+    cond = self._cond(params, batch)
+    if cond is not None:
+      if num_images:
+        of_images = self._cond(params, batch, "image_")
+        cond = conditioning.per_frame(cond, of_images, num_frames)
+      is_null = self._draw_null(cond_key, len(x), num_images)
+      if num_images:  # One draw for all frames of a video.
+        of_video = jnp.broadcast_to(is_null[:, :1], (len(x), num_frames))
+        is_null = jnp.concatenate([of_video, is_null[:, 1:]], axis=1)
+      else:
+        is_null = is_null[:, 0]
+      cond = conditioning.drop(cond, is_null)
+
+    def model_fn(x_t, logsnr):
+      return apply(
+        self.model,
+        params["model"],
+        x_t,
+        logsnr,
+        cond,
+        num_images=num_images,
+        train=train,
+        rngs={"dropout": dropout_key},
+      )
+
+    return losses.denoising_loss(
+      model_fn,
+      x,
+      loss_key,
+      schedule=self.schedule,
+      parameterization=self.parameterization,
+    )
+
+  def sample(
+    self, params: Params, batch: Batch, key: PRNGKey
+  ) -> Float[Array, "b f h w 3"]:
+    """Videos under the batch's conditions, and from its first frames if so set."""
+    video = from_uint8(batch["video"])
+    is_known = jnp.arange(video.shape[1]) < self.sampling.given_frames
+    return self.sample_window(
+      params,
+      batch,
+      key,
+      video,
+      is_known if self.sampling.given_frames else None,
+    )
+
+  def sample_window(
+    self,
+    params: Params,
+    conditions: Batch,
+    key: PRNGKey,
+    video: Float[Array, "b f h w 3"],
+    is_known: Bool[Array, " f"] | None = None,
+    low: Float[Array, "b f h2 w2 3"] | None = None,
+    has_low: Bool[Array, " f"] | None = None,
+  ) -> Float[Array, "b f h w 3"]:
+    """Draws the frames that are not known, given those that are.
+
+    Args:
+      params: Of this stage.
+      conditions: As in a batch.
+      key: For all noise.
+      video: Known frames in [-1, 1]; anything elsewhere.
+      is_known: Which frames are known; None where none is.
+      low: Frames in a low resolution; None where there are none.
+      has_low: Of which frames there is one; None for all.
+
+    Returns:
+      The video; known frames are as they were given.
+    """
+    init_key, steps_key, known_key = jax.random.split(key, 3)
+    how = self.sampling
+    cond = self._cond(params, conditions)
+    with_cond = self._denoise_fn(params, cond)
+    denoise_fn = with_cond
+    if cond is not None:
+      without = self._denoise_fn(params, None)
+      denoise_fn = guidance.classifier_free(with_cond, without, how.guidance)
+    observations, known = [], None
+    if is_known is not None:
+      known = guidance.Known(is_known[None, :, None, None, None], video)
+      if how.method == "reconstruction":
+        observations.append(guidance.known_frames(known, how.frames_weight))
+    if low is not None:
+      observations.append(self._low(video, low, has_low))
+    if observations:
+      denoise_fn = guidance.reconstruction(denoise_fn, observations)
+    if known is not None:
+      denoise_fn = guidance.replacement(denoise_fn, known, known_key)
+    sampler = samplers.ancestral(how.gamma)
+    if how.langevin_delta:
+      sampler = samplers.langevin(sampler, how.langevin_delta)
+    return samplers.sample(
+      steps_key,
+      jax.random.normal(init_key, video.shape),
+      denoise_fn=guidance.clip(denoise_fn),
+      sampler=sampler,
+      logsnr_grid=samplers.ending_clean(self.schedule.sampling_grid(how.num_steps)),
+    )
+
+  @property
+  def given_frames(self) -> int:
+    """See `Stage`."""
+    return self.sampling.given_frames
+
+  def protocol(self) -> dict[str, Any]:
+    """See `Stage`."""
+    how = self.sampling
+    corrector = f", Langevin delta {how.langevin_delta:g}" if how.langevin_delta else ""
+    given = f"{how.given_frames}, as they were, measured too"
+    return {
+      "given_frames": given if how.given_frames else "none",
+      "sampler": f"ancestral, gamma {how.gamma:g}{corrector}",
+      "sampling_steps": how.num_steps,
+      "guidance": f"classifier-free {how.guidance:g}"
+      + (f", {how.method} {how.frames_weight:g}" if how.given_frames else ""),
+    }
+
+  def _denoise_fn(self, params: Params, cond: Array | None) -> process.DenoiseFn:
+    model_fn = lambda x_t, logsnr: apply(self.model, params["model"], x_t, logsnr, cond)
+    return process.make_denoise_fn(model_fn, self.parameterization)
+
+  def _low(self, video, low, has_low) -> guidance.Observation:
+    """Observes a low resolution of the frames that have one."""
+    factor = video.shape[2] // low.shape[2]
+    every = guidance.low_resolution(low, factor, self.sampling.size_weight)
+    if has_low is None:
+      return every
+    some = lambda x: jnp.where(has_low[None, :, None, None, None], x, 0.0)
+    return guidance.Observation(
+      lambda x: some(every.observe(x)), some(every.value), every.weight
+    )
+
+  def _given(self, batch: Batch, prefix: str) -> list[Array]:
+    """The arrays of the batch that its condition is made of; [] if it has none."""
+    keys = (f"{prefix}{key}" for key in ("label", "text", "text_mask"))
+    return [batch[key] for key in keys if key in batch]
+
+  def _cond(self, params: Params, batch: Batch, prefix: str = "") -> Array | None:
+    given = self._given(batch, prefix)
+    if self.condition is None or not given:
+      return None
+    return apply(self.condition, params["condition"], *given)
+
+  def _draw_null(self, key, num_videos, num_images) -> Bool[Array, "b n"]:
+    """Which videos (column 0) and which images go without their condition."""
+    shape = (num_videos, 1 + num_images)
+    return jax.random.bernoulli(key, self.cond_dropout, shape)
+
+
+def make_base(config: Config, earlier: Mapping[str, Params]) -> VDMStage:
+  """Builds the stage."""
+  del earlier
+  model = build(UNet3D, config.base.model, "base.model", dtype=compute_dtype(config))
+  if config.data.num_frames > model.max_frames:
+    raise UserError(
+      f"data.num_frames={config.data.num_frames} is more than base.model.max_frames="
+      f"{model.max_frames}"
+    )
+  how = {k: v for k, v in config.sample.items() if k != "batch_size"}
+  sampling = build(Sampling, how, "sample")
+  _check_sampling(sampling, config.data.num_frames)
+  kinds: dict[str, Any] = {
+    "none": lambda: None,
+    "class": lambda: conditioning.ClassCondition(
+      config.condition.num_classes, model.embedding_channels
+    ),
+    "caption": lambda: conditioning.CaptionCondition(model.embedding_channels),
+  }
+  if config.condition.kind not in kinds:
+    raise UserError(
+      f"condition.kind is {config.condition.kind!r}; known: {', '.join(kinds)}"
+    )
+  parameterization = config.base.diffusion.parameterization
+  if parameterization not in get_args(process.Parameterization):
+    known = ", ".join(get_args(process.Parameterization))
+    raise UserError(
+      f"base.diffusion.parameterization is {parameterization!r}; known: {known}"
+    )
+  if not 0 <= config.condition.dropout <= 1:
+    raise UserError(f"condition.dropout={config.condition.dropout}: expected 0 to 1")
+  schedule = schedules.make_schedule(config.base.diffusion.schedule)
+  schedule.sampling_grid(sampling.num_steps)  # Raises what is impossible.
+  return VDMStage(
+    model=model,
+    condition=kinds[config.condition.kind](),
+    schedule=schedule,
+    parameterization=parameterization,
+    cond_dropout=config.condition.dropout,
+    sampling=sampling,
+  )
+
+
+def _check_sampling(how: Sampling, num_frames: int) -> None:
+  if how.method not in get_args(Method):
+    known = ", ".join(get_args(Method))
+    raise UserError(f"sample.method is {how.method!r}; known: {known}")
+  if not 0 <= how.given_frames < num_frames:
+    raise UserError(
+      f"sample.given_frames={how.given_frames} of {num_frames}: expected 0 to"
+      f" {num_frames - 1}"
+    )
+  if not 0 <= how.gamma <= 1:
+    raise UserError(f"sample.gamma={how.gamma}: expected 0 to 1")
+  for name in ("langevin_delta", "frames_weight", "size_weight"):
+    if getattr(how, name) < 0:
+      raise UserError(f"sample.{name}={getattr(how, name)}: expected 0 or more")
