@@ -28,7 +28,7 @@ from absl import app, flags, logging  # noqa: E402
 import jax  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from lamd_jax import evaluate, report, sample, train, workdir  # noqa: E402
+from lamd_jax import edit, evaluate, report, sample, train, workdir  # noqa: E402
 from lamd_jax.data import video_io  # noqa: E402
 from lamd_jax.types import UserError  # noqa: E402
 
@@ -45,6 +45,20 @@ _IMAGE = flags.DEFINE_string("image", None, "With --mode=sample: a picture to an
 _VIDEO = flags.DEFINE_string(
   "video", None, "With --mode=sample: a video whose first frame to animate."
 )
+_TASK = flags.DEFINE_enum(
+  "task", None, edit.TASKS, "With --mode=sample and --video: what to make of it."
+)
+_FRAMES = flags.DEFINE_integer(
+  "frames", None, "With --task=extend: frames of the result.", lower_bound=2
+)
+_FACTOR = flags.DEFINE_integer(
+  "factor", 2, "Of --task=interpolate and upsample.", lower_bound=2
+)
+_EVERY = flags.DEFINE_integer(
+  "every", 1, "With --task=upsample: given frames are every so many.", lower_bound=1
+)
+_CAPTION = flags.DEFINE_string("caption", None, "With --task: what the video shows.")
+_LABEL = flags.DEFINE_integer("label", None, "With --task: the class of the video.")
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One process of several, as on a TPU pod: find the others."
 )
@@ -73,6 +87,8 @@ def _run() -> None:
     raise UserError("--image and --video need --mode=sample")
   if _IMAGE.value and _VIDEO.value:
     raise UserError("give --image or --video, not both")
+  if _TASK.value and not _VIDEO.value:
+    raise UserError(f"--task={_TASK.value} needs --mode=sample and --video")
   mode = _MODE.value
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
     _say_report(report.write_report(pathlib.Path(_WORKDIR.value).expanduser()))
@@ -99,6 +115,20 @@ def _run() -> None:
   startup_seconds = time.monotonic() - STARTED
   if mode in ("all", "train"):
     train.train(config, folder)
+  if _TASK.value:
+    for path in edit.edit(
+      config,
+      folder,
+      _TASK.value,
+      pathlib.Path(_VIDEO.value or "").expanduser(),
+      num_frames=_FRAMES.value,
+      factor=_FACTOR.value,
+      every=_EVERY.value,
+      caption=_CAPTION.value,
+      label=_LABEL.value,
+    ):
+      print(path)
+    return
   if picture := _IMAGE.value or _VIDEO.value:
     name = re.sub(r"[^\w.-]+", "_", pathlib.Path(picture).stem) or "picture"
     for path in sample.animate(config, folder, _read_picture(picture), name):

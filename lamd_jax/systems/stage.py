@@ -8,7 +8,7 @@ compiled step, and what it holds is not baked into the program as constants.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lamd_jax.systems import lamd, vdm
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
@@ -41,6 +41,29 @@ class Stage(Protocol):
 
   def protocol(self) -> dict[str, Any]:
     """Returns how it samples, for the card of a score: given frames, sampler, steps."""
+    ...
+
+
+@runtime_checkable
+class WindowStage(Stage, Protocol):
+  """A stage that samples any frames of a window, given any others."""
+
+  @property
+  def overlap(self) -> int:
+    """How many frames neighbouring windows of a longer video share."""
+    ...
+
+  def sample_window(
+    self,
+    params: Params,
+    conditions: Batch,
+    key: PRNGKey,
+    video: Float[Array, "b f h w 3"],
+    is_known: Bool[Array, " f"] | None = None,
+    low: Float[Array, "b f h2 w2 3"] | None = None,
+    has_low: Bool[Array, " f"] | None = None,
+  ) -> Float[Array, "b f h w 3"]:
+    """Returns videos in which known frames are kept; see `windows.Window`."""
     ...
 
 

@@ -37,6 +37,7 @@ class Sampling:
       in the paper; 0 for none, which halves the work.
     guidance: Classifier-free; 1 is none.
     given_frames: First frames that are taken from the batch; 0 for none.
+    overlap: Frames that neighbouring windows of a longer video share.
     method: What makes the other frames agree with known ones.
     frames_weight: w_r of reconstruction guidance for known frames; 50 and 9 in the
       paper.
@@ -48,6 +49,7 @@ class Sampling:
   langevin_delta: float = 0.0
   guidance: float = 1.0
   given_frames: int = 0
+  overlap: int = 8
   method: Method = "reconstruction"
   frames_weight: float = 9.0
   size_weight: float = 4.0
@@ -205,6 +207,11 @@ class VDMStage:
     """See `Stage`."""
     return self.sampling.given_frames
 
+  @property
+  def overlap(self) -> int:
+    """See `WindowStage`."""
+    return self.sampling.overlap
+
   def protocol(self) -> dict[str, Any]:
     """See `Stage`."""
     how = self.sampling
@@ -301,6 +308,11 @@ def _check_sampling(how: Sampling, num_frames: int) -> None:
     raise UserError(
       f"sample.given_frames={how.given_frames} of {num_frames}: expected 0 to"
       f" {num_frames - 1}"
+    )
+  if not 0 < how.overlap < num_frames:
+    raise UserError(
+      f"sample.overlap={how.overlap}: expected 1 to {num_frames - 1} of {num_frames}"
+      " frames"
     )
   if not 0 <= how.gamma <= 1:
     raise UserError(f"sample.gamma={how.gamma}: expected 0 to 1")
