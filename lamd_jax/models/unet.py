@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from lamd_jax.nn.attention import SpatialTransformer
+from lamd_jax.nn.attention import SpatialTransformer, count_heads
 from lamd_jax.nn.blocks import Norm, ResBlock, upsample_space
 from lamd_jax.nn.conv import Conv
 from lamd_jax.nn.embeddings import sinusoidal
@@ -79,12 +79,7 @@ class UNet(nn.Module):
       return attend(h, f"{name}_attention") if 2**level in self.attention_factors else h
 
     def attend(h, name):
-      if h.shape[-1] % self.head_channels:
-        raise UserError(
-          f"head_channels={self.head_channels} does not divide the"
-          f" {h.shape[-1]} channels of a U-Net level"
-        )
-      heads = h.shape[-1] // self.head_channels
+      heads = count_heads(h.shape[-1], self.head_channels)
       return SpatialTransformer(heads, self.dtype, name=name)(h, cond)
 
     def resample(h, strides, name):

@@ -55,18 +55,21 @@ class ResBlock(nn.Module):
     kernels: Kernel sizes, one for each convolution.
     dropout_rate: Before the last convolution, as in Ho et al. 2020.
     dtype: Of the computation.
+    scale_shift: Whether an embedding scales and shifts what the second norm gives
+      (FiLM, Perez et al. 2018, arXiv:1709.07871), in place of being added before.
   """
 
   features: int
   kernels: Sequence[Sequence[int]]
   dropout_rate: float = 0.0
   dtype: DTypeLike | None = None
+  scale_shift: bool = False
 
   @nn.compact
   def __call__(
     self,
     x: Float[Array, "b *fhw c"],
-    embedding: Float[Array, "b d"] | None = None,
+    embedding: Float[Array, "b *f d"] | None = None,
     *,
     train: bool = False,
   ) -> Float[Array, "b *fhw features"]:
@@ -74,26 +77,36 @@ class ResBlock(nn.Module):
 
     Args:
       x: Features.
-      embedding: Of the noise level, say; added to the channels after the first
-        convolution.
+      embedding: Of the noise level, say, one for each example or for each frame;
+        added to the channels after the first convolution.
       train: Whether dropout is on.
 
     Returns:
       Features with `features` channels.
     """
     conv = functools.partial(Conv, self.features, dtype=self.dtype)
+    projected = None
+    if embedding is not None:
+      width = self.features * (2 if self.scale_shift else 1)
+      dense = nn.Dense(width, dtype=self.dtype, name="embedding")
+      projected = dense(nn.silu(embedding))
+      # b c or b f c, with as many axes as x.
+      ones = (1,) * (x.ndim - projected.ndim)
+      projected = projected.reshape(*projected.shape[:-1], *ones, width)
     h = x
     for i, kernel in enumerate(self.kernels):
       last = i == len(self.kernels) - 1
-      h = nn.silu(Norm(dtype=self.dtype, name=f"norm_{i}")(h))
+      h = Norm(dtype=self.dtype, name=f"norm_{i}")(h)
+      if i == 1 and projected is not None and self.scale_shift:
+        scale, shift = jnp.split(projected, 2, axis=-1)
+        h = h * (1 + scale) + shift
+      h = nn.silu(h)
       if last:
         h = nn.Dropout(self.dropout_rate, deterministic=not train)(h)
       init = nn.initializers.zeros if last else nn.initializers.lecun_normal()
       h = conv(kernel, kernel_init=init, name=f"conv_{i}")(h)
-      if i == 0 and embedding is not None:
-        shift = nn.Dense(self.features, dtype=self.dtype, name="embedding")
-        shift = shift(nn.silu(embedding))
-        h += shift.reshape(shift.shape[0], *(1,) * (h.ndim - 2), -1)
+      if i == 0 and projected is not None and not self.scale_shift:
+        h += projected
     if x.shape[-1] != self.features:
       x = conv((1,) * (x.ndim - 2), name="skip")(x)
     return x + h

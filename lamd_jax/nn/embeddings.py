@@ -25,6 +25,19 @@ def sinusoidal(
   return jnp.concatenate([jnp.cos(angles), jnp.sin(angles)], axis=-1)
 
 
+def logsnr_sinusoidal(
+  logsnr: Float[Array, "*b"], features: int
+) -> Float[Array, "*b d"]:
+  """Embeds a log-SNR in nats as sinusoids of its angle, from 0 (data) to 1000 (noise).
+
+  The angle atan(sigma / alpha) is the time of a cosine schedule, so that noise levels
+  as a cosine schedule draws them are embedded at equal distances. It is finite for
+  any log-SNR.
+  """
+  angle = jnp.atan(jnp.exp(-0.5 * logsnr.astype(jnp.float32)))
+  return sinusoidal(1000.0 * angle / (0.5 * math.pi), features)
+
+
 def grid_positions(height: int, width: int, features: int) -> Float[Array, "n d"]:
   """Positions on a grid, row by row: half the features for rows, half for columns.
 

@@ -1,4 +1,4 @@
-"""Attention over pixels: symmetries, independence, and the formula itself."""
+"""Attention over pixels and frames: symmetries, independence, the formula itself."""
 
 import functools
 
@@ -9,6 +9,7 @@ import numpy as np
 import scipy.special
 
 from lamd_jax.nn import attention
+from lamd_jax.types import UserError
 
 
 def normal(*shape, seed=0):
@@ -127,6 +128,91 @@ class AttentionTest(parameterized.TestCase):
     np.testing.assert_array_equal(y[0], moved[0])
     self.assertGreater(np.abs(y[1, 1:] - moved[1, 1:]).min(-1).max(), 0.01)
 
+  def test_pixels_of_a_video_see_their_own_frame(self):
+    video = normal(2, 3, 3, 4, 8, seed=4)
+    layer = attention.SpatialAttention(2)
+    y = jax.jit(layer.apply)(filled(layer, X), video)
+    for frame in range(3):
+      alone = filled_apply("attention")(video[:, frame])
+      np.testing.assert_allclose(y[:, frame], alone, atol=2e-5)
+
+  def test_heads_are_counted_by_their_width(self):
+    self.assertEqual(attention.count_heads(192, 64), 3)
+    with self.assertRaisesRegex(UserError, "head_channels=5 does not divide the 16"):
+      attention.count_heads(16, 5)
+
+
+VIDEO = normal(2, 5, 2, 3, 8, seed=5)
+MASK = np.array(  # Every row different, no two frames alike.
+  [[1, 1, 1, 1, 1], [1, 1, 0, 0, 1], [0, 0, 1, 0, 0], [0, 1, 1, 1, 0], [1, 0, 0, 0, 1]],
+  dtype=bool,
+)
+
+
+def shaw(x, p, mask, max_frames):
+  """Two heads over the frames of one pixel (f c), by loops; equations 3 to 5."""
+  f, c = x.shape
+  q, k, v = (
+    np.einsum("fc,chd->hfd", x, p[n]["kernel"]) + p[n]["bias"][:, None]
+    for n in ("query", "key", "value")
+  )
+  out = np.tile(p["out"]["bias"], (f, 1))
+  for head, i in np.ndindex(2, f):
+    seen = np.flatnonzero(mask[i])
+    far = np.clip(seen - i, 1 - max_frames, max_frames - 1) + max_frames - 1
+    logits = [q[head, i] @ (k[head, j] + a) for j, a in
+              zip(seen, p["relative_keys"][far], strict=True)]  # fmt: skip
+    weights = scipy.special.softmax(np.array(logits) / np.sqrt(c / 2))
+    attended = weights @ (v[head, seen] + p["relative_values"][far])
+    out[i] += attended @ p["out"]["kernel"][head]
+  return out
+
+
+class TemporalAttentionTest(parameterized.TestCase):
+  def test_a_fresh_layer_is_the_identity(self):
+    layer = attention.TemporalAttention(2, max_frames=5)
+    y, _ = jax.jit(layer.init_with_output)(jax.random.key(0), VIDEO)
+    np.testing.assert_array_equal(y, VIDEO)
+
+  @parameterized.parameters((5, None), (3, None), (7, MASK), (2, MASK), (1, MASK))
+  def test_filled_it_is_the_formula(self, max_frames, mask):
+    layer = attention.TemporalAttention(2, max_frames)
+    variables = filled(layer, VIDEO)
+    got = jax.jit(layer.apply)(variables, VIDEO, mask)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    x = np.asarray(VIDEO, np.float64).reshape(2, 5, 6, 8)
+    normed = np.stack([[group_norm(frame, p["norm"]) for frame in clip] for clip in x])
+    expected = x.copy()
+    seen = np.ones((5, 5), bool) if mask is None else mask
+    for i, pixel in np.ndindex(2, 6):
+      expected[i, :, pixel] += shaw(normed[i, :, pixel], p, seen, max_frames)
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+      got.reshape(x.shape) / scale, expected / scale, atol=2e-5
+    )
+
+  def test_a_short_clip_uses_the_middle_of_the_tables(self):
+    long, short = (attention.TemporalAttention(2, frames) for frames in (9, 5))
+    variables = filled(long, VIDEO)
+    middle = {name: variables["params"][name][4:-4] for name in
+              ("relative_keys", "relative_values")}  # fmt: skip
+    params = {"params": variables["params"] | middle}
+    np.testing.assert_allclose(
+      jax.jit(long.apply)(variables, VIDEO),
+      jax.jit(short.apply)(params, VIDEO),
+      atol=1e-6,
+    )
+
+  def test_only_frames_allowed_are_seen(self):
+    layer = attention.TemporalAttention(2, max_frames=5)
+    apply = jax.jit(functools.partial(layer.apply, filled(layer, VIDEO)))
+    y = apply(VIDEO, MASK)
+    for frame in range(5):
+      moved = apply(VIDEO.at[:, frame].multiply(-1.5).at[:, frame, 0].add(1.0), MASK)
+      by = np.abs(moved - y).max((0, 2, 3, 4))
+      np.testing.assert_array_equal(by > 1e-3, MASK[:, frame])
+      np.testing.assert_array_equal(by[~MASK[:, frame]], 0.0)
+
 
 class ConditionTest(absltest.TestCase):
   def setUp(self):
@@ -152,9 +238,10 @@ class DtypeTest(parameterized.TestCase):
   @parameterized.parameters(
     (attention.SpatialAttention(2, dtype=jnp.dtype("bfloat16")), ()),
     (attention.SpatialTransformer(2, dtype=jnp.dtype("bfloat16")), (COND,)),
+    (attention.TemporalAttention(2, 5, dtype=jnp.dtype("bfloat16")), (), VIDEO),
   )
-  def test_it_computes_in_its_dtype(self, module, args):
-    x = X.astype(jnp.bfloat16)
+  def test_it_computes_in_its_dtype(self, module, args, x=X):
+    x = x.astype(jnp.bfloat16)
     y, variables = jax.eval_shape(module.init_with_output, jax.random.key(0), x, *args)
     self.assertEqual(y.dtype, jnp.bfloat16)
     for leaf in jax.tree.leaves(variables):

@@ -122,6 +122,33 @@ class ResBlockTest(parameterized.TestCase):
     skip = np.asarray(x) if features == 12 else convolved(np.asarray(x), "skip")
     np.testing.assert_allclose(got, skip + convolved(h, "conv_1"), atol=1e-4)
 
+  @parameterized.product(scale_shift=[False, True], per_frame=[False, True])
+  def test_an_embedding_is_of_the_example_or_of_each_frame(
+    self, scale_shift, per_frame
+  ):
+    x, embedding = normal(2, 3, 2, 4, 12), normal(2, 3, 5, seed=3)
+    given = embedding if per_frame else embedding[:, 1]
+    each = embedding if per_frame else jnp.repeat(embedding[:, 1:2], 3, axis=1)
+    block = blocks.ResBlock(12, ((1, 1, 1),) * 2, scale_shift=scale_shift)
+    variables = filled(block, x, given)
+    got = jax.jit(block.apply)(variables, x, given)
+    p = jax.tree.map(np.asarray, variables["params"])
+
+    def convolved(x, name):
+      return x @ p[name]["kernel"][0, 0, 0] + p[name]["bias"]
+
+    def through(x):
+      return np.asarray(x)[:, :, None, None]  # b f c to b f 1 1 c
+
+    h = convolved(silu(normalized(x, p["norm_0"])), "conv_0")
+    from_embedding = silu(each) @ p["embedding"]["kernel"] + p["embedding"]["bias"]
+    if scale_shift:
+      scale, shift = from_embedding[..., :12], from_embedding[..., 12:]
+      h = normalized(h, p["norm_1"]) * (1.0 + through(scale)) + through(shift)
+    else:
+      h = normalized(h + through(from_embedding), p["norm_1"])
+    np.testing.assert_allclose(got, x + convolved(silu(h), "conv_1"), atol=1e-4)
+
   @parameterized.parameters(
     (((1, 3, 3), (1, 3, 3)), [2]),
     (FACTORIZED, [1, 2, 3]),

@@ -31,6 +31,21 @@ class SinusoidalTest(parameterized.TestCase):
     )
 
 
+class LogsnrSinusoidalTest(absltest.TestCase):
+  def test_it_embeds_the_time_of_a_cosine_schedule(self):
+    # alpha = cos(pi t / 2) and sigma = sin(pi t / 2); 250 of 1000 is t = 1/4.
+    times = np.array([[0.25, 0.5], [0.75, 0.9]])
+    logsnr = 2.0 * np.log(1.0 / np.tan(0.5 * np.pi * times))
+    got = embeddings.logsnr_sinusoidal(jnp.asarray(logsnr, jnp.float32), 6)
+    expected = embeddings.sinusoidal(jnp.asarray(1000.0 * times, jnp.float32), 6)
+    np.testing.assert_allclose(got, expected, atol=1e-3)
+
+  def test_no_log_snr_is_too_large(self):
+    got = embeddings.logsnr_sinusoidal(jnp.array([-jnp.inf, -300, 300, jnp.inf]), 4)
+    ends = embeddings.sinusoidal(jnp.array([1000.0, 1000.0, 0.0, 0.0]), 4)
+    np.testing.assert_allclose(got, ends, atol=1e-3)
+
+
 class GridPositionsTest(absltest.TestCase):
   def setUp(self):
     super().setUp()

@@ -1,0 +1,102 @@
+"""Conditions as vectors: class labels, captions, and none.
+
+Every module here returns `b d`, or `b f d` where each frame has a condition of its
+own, for `UNet3D` to add to its embedding of the noise level. Zeros are the null
+condition (Ho et al. 2022, arXiv:2204.03458, section 3: c = 0), the same as no
+condition at all; `drop` makes them, for classifier-free guidance.
+"""
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from lamd_jax.nn.attention import count_heads
+
+
+class ClassCondition(nn.Module):
+  """A learned vector for each class.
+
+  Attributes:
+    num_classes: Labels run from 0 to `num_classes - 1`; others give NaN.
+    features: Of the vectors.
+  """
+
+  num_classes: int
+  features: int
+
+  @nn.compact
+  def __call__(self, labels: Int[Array, " b *f"]) -> Float[Array, "b *f d"]:
+    """Looks the vectors up."""
+    return nn.Embed(self.num_classes, self.features, name="table")(labels)
+
+
+class CaptionCondition(nn.Module):
+  """Attention pooling: one learned query looks at all tokens of a caption.
+
+  The paper pools the token embeddings of BERT-large this way and says no more; here
+  a norm and a projection follow. A caption without tokens is the null condition.
+
+  Attributes:
+    features: Of the vectors.
+    head_channels: Channels of an attention head; must divide the width of the tokens.
+    dtype: Of the computation; the softmax is in float32.
+  """
+
+  features: int
+  head_channels: int = 64
+  dtype: DTypeLike | None = None
+
+  @nn.compact
+  def __call__(
+    self, tokens: Float[Array, "b *f n d"], mask: Bool[Array, "b *f n"]
+  ) -> Float[Array, "b *f features"]:
+    """Pools the tokens.
+
+    Args:
+      tokens: Their embeddings, from any text encoder.
+      mask: True for tokens, False for padding.
+    """
+    width = tokens.shape[-1]
+    query = self.param("query", nn.initializers.normal(1.0), (width,), jnp.float32)
+    pool = nn.MultiHeadDotProductAttention(
+      count_heads(width, self.head_channels),
+      dtype=self.dtype,
+      force_fp32_for_softmax=True,
+      name="attention",
+    )
+    # One query, and a mask for all heads: b *f 1 d and b *f heads 1 n.
+    query = jnp.broadcast_to(query, (*tokens.shape[:-2], 1, width))
+    pooled = pool(query, tokens, mask=mask[..., None, None, :])[..., 0, :]
+    pooled = nn.LayerNorm(dtype=self.dtype, name="norm")(pooled)
+    cond = nn.Dense(self.features, dtype=self.dtype, name="out")(pooled)
+    return drop(cond.astype(jnp.float32), ~mask.any(axis=-1))
+
+
+def drop(
+  cond: Float[Array, "b d"] | Float[Array, "b f d"],
+  is_null: Bool[Array, " b"] | Bool[Array, "b f"],
+) -> Float[Array, "b *f d"]:
+  """Returns the condition with zeros where `is_null`, per example or per frame.
+
+  The result has an axis of frames if one of the two has.
+  """
+  if is_null.ndim + 1 > cond.ndim:
+    cond = cond[:, None]
+  is_null = is_null.reshape(is_null.shape + (1,) * (cond.ndim - is_null.ndim))
+  return jnp.where(is_null, 0.0, cond)
+
+
+def per_frame(
+  video: Float[Array, "b d"], images: Float[Array, "b m d"], num_frames: int
+) -> Float[Array, "b f d"]:
+  """Returns a condition for each frame of a video and of the images that follow it.
+
+  Args:
+    video: The condition of the video.
+    images: That of each image.
+    num_frames: Of the video.
+  """
+  b, d = video.shape
+  video = jnp.broadcast_to(video[:, None], (b, num_frames, d))
+  return jnp.concatenate([video, images], axis=1)
