@@ -1,14 +1,16 @@
 """What batches hold beside videos: conditions, and images for joint training.
 
-Both come from two blocks of a configuration, which systems that know neither leave out:
+Both come from blocks of a configuration, which systems that know neither leave out:
 
   condition   kind ("none", "class" or "caption"), dropout, and what the kind needs:
               num_classes; or encoder (a folder, "" for the installed one), num_tokens
               and text_channels, which is the width of the encoder
   images      num, for each video, and source: as config.data, {} for the same videos
+
+A third, `augment`, has flip: whether half of them are mirrored left to right.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
 from typing import Any
 
@@ -20,7 +22,7 @@ from lamd_jax import captions
 from lamd_jax.data import sources
 from lamd_jax.types import Config, UserError
 
-Describe = Callable[[int], dict[str, np.ndarray]]
+Describe = Callable[[int], Mapping[str, np.ndarray]]
 
 
 def abstract(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
@@ -100,7 +102,7 @@ def describer(
           f"{config.condition.num_classes} knows 0 to"
           f" {config.condition.num_classes - 1}"
         )
-    return lambda i: {"label": np.int32(labels[i])}
+    return lambda i: {"label": np.asarray(labels[i], np.int32)}
   texts = [str(note["caption"]) for note in notes]
   found = embedded(config, texts, cache)
   places = {i: place for place, i in enumerate(numbers)}

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import pathlib
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import UInt8
 import numpy as np
 import tqdm
@@ -76,7 +77,9 @@ def edit(
   whole, length, overlap, speed = _task(
     config, stage, task, video, num_frames or 2 * window, factor, every
   )
-  whole = windows.Window(*(_repeat(x, count) for x in whole))
+  # The same video for each sample; masks, of one axis, are of all.
+  repeat = lambda x: x if x is None or x.ndim == 1 else np.repeat(x, count, axis=0)
+  whole = windows.Window(*map(repeat, whole))
   arguments = jax.device_put((stage, params), sharding.replicated(mesh))
   run = jax.jit(
     lambda arguments, conditions, key, *given: arguments[0].sample_window(
@@ -147,12 +150,7 @@ def _read(path: pathlib.Path, resolution: int, stride: int, least: int) -> np.nd
       f"{path} has {length} frames at a stride of {stride}; the task needs {least}"
     )
   clip = video_io.read_window(path, 0, length, stride, resolution)
-  return np.asarray(pixels.from_uint8(clip))[None]
-
-
-def _repeat(x: np.ndarray | None, count: int) -> np.ndarray | None:
-  """The same video for each sample; masks, of one axis, are of all."""
-  return x if x is None or x.ndim == 1 else np.repeat(x, count, axis=0)
+  return np.asarray(pixels.from_uint8(jnp.asarray(clip)))[None]
 
 
 def _conditions(
@@ -179,7 +177,9 @@ def _conditions(
 def _write(
   workdir: pathlib.Path, name: str, videos: np.ndarray, fps: float
 ) -> list[pathlib.Path]:
-  frames: UInt8[np.ndarray, "n f h w 3"] = np.asarray(pixels.to_uint8(videos))
+  frames: UInt8[np.ndarray, "n f h w 3"] = np.asarray(
+    pixels.to_uint8(jnp.asarray(videos))
+  )
   paths = []
   with disk.explain_full_disk(workdir):
     for i, video in enumerate(frames):

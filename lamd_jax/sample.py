@@ -50,7 +50,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   )
   captions = [str(source.annotation(i).get("caption", "")) for i, _ in windows]
 
-  reconstructed = {}
+  reconstructed: dict[str, Any] = {}
   if autoencoder:
     reconstruct = Sampler(config, workdir, autoencoder, mesh)
     reconstructed = {"reconstructed": reconstruct({"video": real}, "reconstructing")}

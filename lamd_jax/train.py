@@ -222,6 +222,7 @@ def train_stage(
       describe=describe,
       images=images,
       num_images=beside.num_images(config),
+      flip=config.augment.flip if "augment" in config else False,
       describe_image=(
         describe if images is source else beside.describer(config, images, cache=cache)
       ),

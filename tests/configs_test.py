@@ -17,7 +17,13 @@ from lamd_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
-FURTHER = {"bair": ["small"], "quickstart": ["minutes=60"]}
+FURTHER = {
+  "bair": ["small"],
+  "quickstart": ["minutes=60"],
+  "vdm_shapes": ["caption"],
+} | {
+  name: ["small"] for name in FILES if name.startswith("vdm") and name != "vdm_shapes"
+}
 ALL = [(name, arg) for name in FILES for arg in ["", "smoke", *FURTHER.get(name, [])]]
 
 
@@ -61,7 +67,8 @@ class ConfigsTest(parameterized.TestCase):
     mesh = jax.make_mesh((1, 1), sharding.AXES, devices=jax.devices()[:1])
     with mock.patch.object(sharding, "make_mesh", return_value=mesh):
       train.check(config)
-    self.assertEqual(workdir_lib._plain(config)["system"], "lamd")
+    system = "vdm" if name.startswith("vdm") else "lamd"
+    self.assertEqual(workdir_lib._plain(config)["system"], system)
 
   # The quickstart is for one device: small batches learn most on two cores.
   @parameterized.parameters(sorted({*FILES} - {"quickstart"}))
@@ -77,7 +84,7 @@ class ConfigsTest(parameterized.TestCase):
     with self.assertRaisesRegex(AttributeError, 'Did you mean "num_frames"'):
       config.data.num_framse = 8
     with self.assertRaisesRegex(AttributeError, 'Did you mean "learning_rate"'):
-      config.dmg.train.learning_rat = 1.0
+      config[config.stages[-1]].train.learning_rat = 1.0
     with self.assertRaisesRegex(UserError, "'smok' .* known: .*smoke"):
       load(name, "smok")
 

@@ -32,6 +32,7 @@ def batches(
   images: VideoSource | None = None,
   num_images: int = 0,
   describe_image: Describe | None = None,
+  flip: bool = False,
   num_threads: int = 2,
   prefetch: int = 4,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -52,6 +53,7 @@ def batches(
       any, none twice for one video of a batch.
     num_images: For each video.
     describe_image: As `describe`, of the video that an image is from.
+    flip: Whether half of the videos, and of the images, are mirrored left to right.
     num_threads: Batches that are read at the same time.
     prefetch: Batches kept ready.
 
@@ -65,12 +67,14 @@ def batches(
   span = (num_frames - 1) * frame_stride + 1
   draw_images = None
   if num_images:
-    draw_images = _image_drawer(images or source, num_images, describe_image)
+    draw_images = _image_drawer(images or source, num_images, describe_image, flip)
 
   def read_window(index: int, rng: np.random.Generator) -> dict[str, Any]:
     last = max(source.num_frames(index) - span, 0)
     start = int(rng.integers(last + 1))
     video = source.read(index, start, num_frames, frame_stride)
+    if flip and rng.random() < 0.5:
+      video = video[:, :, ::-1]
     example = {"video": video, "index": np.int32(index)}
     if describe:
       example |= describe(index)
@@ -96,7 +100,7 @@ def batches(
 
 
 def _image_drawer(
-  source: VideoSource, num_images: int, describe: Describe | None
+  source: VideoSource, num_images: int, describe: Describe | None, flip: bool
 ) -> Callable[[np.random.Generator], dict[str, np.ndarray]]:
   """From random numbers to images and what is said of them."""
   lengths = np.array([source.num_frames(i) for i in range(len(source))], np.int64)
@@ -115,6 +119,8 @@ def _image_drawer(
       source.read(int(i), int(place), 1, 1)[0]
       for i, place in zip(videos, places, strict=True)
     ]
+    if flip:
+      pixels = [x[:, ::-1] if rng.random() < 0.5 else x for x in pixels]
     found = {"images": np.stack(pixels)}
     if describe:
       said = [describe(int(i)) for i in videos]

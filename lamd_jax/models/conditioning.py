@@ -73,6 +73,9 @@ class CaptionCondition(nn.Module):
     return drop(cond.astype(jnp.float32), ~mask.any(axis=-1))
 
 
+Condition = ClassCondition | CaptionCondition
+
+
 def drop(
   cond: Float[Array, "b d"] | Float[Array, "b f d"],
   is_null: Bool[Array, " b"] | Bool[Array, "b f"],

@@ -103,8 +103,8 @@ class VDMStage:
       x = jnp.concatenate([x, from_uint8(batch["images"])], axis=1)
     cond = self._cond(params, batch)
     if cond is not None:
-      if num_images:
-        of_images = self._cond(params, batch, "image_")
+      of_images = self._cond(params, batch, "image_") if num_images else None
+      if of_images is not None:
         cond = conditioning.per_frame(cond, of_images, num_frames)
       is_null = self._draw_null(cond_key, len(x), num_images)
       if num_images:  # One draw for all frames of a video.

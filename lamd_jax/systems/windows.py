@@ -78,8 +78,8 @@ def fill(
     span = slice(first, first + window)
     if not whole.is_known[span].all():
       part = Window(
-        whole.video[:, span],
-        whole.is_known[span],
+        whole.video[:, span].copy(),  # The whole changes while this is in use.
+        whole.is_known[span].copy(),
         None if whole.low is None else whole.low[:, span],
         None if whole.has_low is None else whole.has_low[span],
       )

@@ -48,9 +48,10 @@ class ClipSetTest(FolderTestCase):
     np.testing.assert_array_equal(
       np.stack(list(clip_set.open_clips(self.folder / "a.npy"))), video
     )
-    np.save(self.folder / "a.npy", video / 255.0)
-    got = np.stack(list(clip_set.open_clips(self.folder / "a.npy")))
-    np.testing.assert_array_equal(got, video)
+    for dtype in (np.float16, np.float32, np.float64):
+      np.save(self.folder / "a.npy", (video / 255.0).astype(dtype))
+      got = np.stack(list(clip_set.open_clips(self.folder / "a.npy")))
+      np.testing.assert_array_equal(got, video)
 
   def test_a_part_of_the_clips(self):
     self.write_all()

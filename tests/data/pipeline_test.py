@@ -107,6 +107,66 @@ class BatchesTest(parameterized.TestCase):
     for a, b in zip(whole, take(source, 3, start_step=start_step), strict=True):
       np.testing.assert_equal(a, b)
 
+  def test_images_are_frames_of_any_videos_none_twice(self):
+    source = CountingSource([5, 8, 40])
+    counts = collections.Counter()
+    for batch in take(source, 40, num_images=4):
+      self.assertEqual(batch["images"].shape, (4, 4, 4, 5, 3))
+      for images in batch["images"]:
+        places = {(int(x[0, 0, 0]), int(x[0, 0, 1])) for x in images}
+        self.assertLen(places, 4)
+        counts.update(places)
+    self.assertEqual({video for video, _ in counts}, {0, 1, 2})
+    for video, length in enumerate(source.lengths):
+      self.assertLen([1 for v, _ in counts if v == video], length)
+    # Frames are as likely as each other, so long videos give more.
+    share = sum(n for (v, _), n in counts.items() if v == 2) / sum(counts.values())
+    self.assertBetween(share, 0.68, 0.82)
+
+  def test_what_is_said_of_a_video_goes_with_it_and_with_its_images(self):
+    videos, images = CountingSource([9, 9, 9]), CountingSource([2, 2, 2, 2])
+    batches = take(
+      videos,
+      5,
+      describe=lambda i: {"label": np.int32(10 + i)},
+      images=images,
+      num_images=3,
+      describe_image=lambda i: {"label": np.array([20 + i], np.int32)},
+    )
+    for batch in batches:
+      np.testing.assert_array_equal(batch["label"], batch["video"][:, 0, 0, 0, 0] + 10)
+      np.testing.assert_array_equal(
+        batch["image_label"], batch["images"][:, :, 0, 0, :1] + 20
+      )
+    self.assertIn(3, np.concatenate([b["images"][..., 0].ravel() for b in batches]))
+
+  def test_images_do_not_change_which_windows_are_trained(self):
+    source = CountingSource([20, 30, 12])
+    for a, b in zip(take(source, 4), take(source, 4, num_images=2), strict=True):
+      np.testing.assert_array_equal(a["video"], b["video"])
+
+  def test_fewer_frames_than_images_are_a_users_mistake(self):
+    with self.assertRaisesRegex(UserError, "8 images .* source has 6 frames"):
+      take(CountingSource([9]), 1, images=CountingSource([2, 4]), num_images=8)
+
+  def test_half_of_videos_and_images_are_mirrored(self):
+    class Arrows(CountingSource):
+      def read(self, *args):
+        video = super().read(*args)
+        video[..., 2] = np.arange(video.shape[2])
+        return video
+
+    batches = take(Arrows([30] * 4), 30, flip=True, num_images=2)
+    for name in ("video", "images"):
+      rows = np.concatenate([b[name] for b in batches])[..., 0, :, 2]
+      is_mirrored = rows[..., 0] == 4
+      np.testing.assert_array_equal(
+        rows[is_mirrored], np.arange(4, -1, -1)[None].repeat(is_mirrored.sum(), 0)
+      )
+      self.assertBetween(is_mirrored.mean(), 0.35, 0.65)
+    videos = np.concatenate([b["video"] for b in batches])[..., 0, 0, 2]
+    self.assertTrue(np.all(videos == videos[:, :1]))  # All frames of a video alike.
+
   def test_starting_late_costs_nothing(self):
     source = CountingSource([20] * 3)
     reads = []

@@ -119,6 +119,14 @@ class IntervalTest(parameterized.TestCase):
     self.assertBetween((high - low) / (4 * np.std(values)), 0.6, 1.6)
     self.assertEqual(interval(0), (low, high))
 
+  def test_copies_in_the_draws_do_not_shift_it(self):
+    # Of few clips in many dimensions each draw scores far more than the sets do.
+    rng = np.random.default_rng(0)
+    sets = rng.normal(size=(20, 15)), rng.normal(size=(20, 15))
+    distance = frechet.frechet_distance
+    low, high = frechet.bootstrap_interval(distance, *sets, num_draws=100, seed=0)
+    self.assertBetween(distance(*sets), low, high)
+
   @parameterized.parameters(frechet.frechet_distance, frechet.kernel_distance)
   def test_what_is_no_set_of_features_is_refused(self, distance):
     with self.assertRaisesRegex(UserError, "of 1; expected at least 2"):

@@ -1,0 +1,119 @@
+"""Conditions and images beside videos: their shapes, their sources, what is missing."""
+
+from unittest import mock
+
+from absl.testing import absltest, parameterized
+import jax
+import ml_collections
+import numpy as np
+
+from lamd_jax import beside, captions
+from lamd_jax.types import UserError
+
+ENCODER = captions.TextEncoder("test", 100, 6, 5, lambda texts: None, lambda x: None)
+
+
+class Source:
+  """Annotations alone."""
+
+  fps = 10.0
+  num_classes = None
+
+  def __init__(self, notes):
+    self.notes, self.skipped = notes, []
+
+  def __len__(self):
+    return len(self.notes)
+
+  def annotation(self, index):
+    return self.notes[index]
+
+  def num_frames(self, index):
+    raise NotImplementedError
+
+  read = num_frames
+
+
+def embed(encoder, texts, *, cache):
+  """An embedding that tells its text: its length, at each of its words."""
+  del encoder, cache
+  mask = np.array([[i < len(t.split()) for i in range(5)] for t in texts])
+  lengths = np.array([len(t) for t in texts], np.float16)
+  values = lengths[:, None, None] * mask[..., None] * np.ones(6, np.float16)
+  return captions.Embeddings(values.astype(np.float16), mask)
+
+
+def config(kind="none", num=0, **condition):
+  return ml_collections.ConfigDict(
+    dict(
+      data=dict(resolution=8, num_frames=4),
+      images=dict(num=num, source=dict()),
+      condition=dict(kind=kind, dropout=0.1, **condition),
+    )
+  )
+
+
+CAPTION = dict(encoder="", num_tokens=5, text_channels=6)
+
+
+class BesideTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.enterContext(mock.patch.object(captions, "text_encoder", self.text_encoder))
+    self.enterContext(mock.patch.object(captions, "embed", embed))
+
+  def text_encoder(self, folder, *, num_tokens):
+    self.assertEqual((folder, num_tokens), (None, 5))
+    return ENCODER
+
+  @parameterized.parameters(
+    ("none", {}, {}), ("class", dict(num_classes=9), {}), ("caption", CAPTION, {})
+  )
+  def test_the_shapes_are_those_of_what_is_made(self, kind, values, _):
+    wanted = config(kind, num=3, **values)
+    source = Source([{"label": i, "caption": "a b"} for i in range(4)])
+    describe = beside.describer(wanted, source)
+    found = {} if describe is None else dict(describe(2))
+    shapes = beside.abstract(wanted, 2)
+    self.assertEqual(shapes.pop("images").shape, (2, 3, 8, 8, 3))
+    expected = {}
+    for name, x in found.items():
+      expected[name] = jax.ShapeDtypeStruct((2, *x.shape), x.dtype)
+      expected[f"image_{name}"] = jax.ShapeDtypeStruct((2, 3, *x.shape), x.dtype)
+    self.assertEqual(shapes, expected)
+
+  def test_a_configuration_without_the_blocks_has_nothing_beside(self):
+    bare = ml_collections.ConfigDict(dict(data=dict(resolution=8)))
+    self.assertEmpty(beside.abstract(bare, 2))
+    self.assertIsNone(beside.describer(bare, Source([{}])))
+    self.assertEqual(beside.num_images(bare), 0)
+    source = Source([{}])
+    self.assertIs(beside.image_source(bare, source, "train"), source)
+
+  def test_each_video_has_its_own_label(self):
+    source = Source([{"label": 3 * i} for i in range(3)])
+    describe = beside.describer(config("class", num_classes=7), source)
+    self.assertEqual([int(describe(i)["label"]) for i in range(3)], [0, 3, 6])
+
+  def test_only_the_videos_asked_for_are_described(self):
+    source = Source([{}, {"caption": "one two"}, {}, {"caption": "three"}])
+    describe = beside.describer(config("caption", **CAPTION), source, [3, 1])
+    self.assertEqual(describe(1)["text"][0, 0], 7)
+    self.assertEqual(describe(3)["text"][0, 0], 5)
+    self.assertEqual(describe(3)["text_mask"].tolist(), [True] + [False] * 4)
+
+  def test_what_is_missing_is_named(self):
+    source = Source([{"label": 0}, {"label": 9}, {}])
+    with self.assertRaisesRegex(UserError, "1 of 3 videos have no label.* number 2"):
+      beside.describer(config("class", num_classes=10), source)
+    with self.assertRaisesRegex(UserError, "label 9; .*=9 knows 0 to 8"):
+      beside.describer(config("class", num_classes=9), source, [0, 1])
+    with self.assertRaisesRegex(UserError, "3 of 3 videos have no caption"):
+      beside.describer(config("caption", **CAPTION), source)
+    wrong = config("caption", **CAPTION | {"text_channels": 7})
+    with self.assertRaisesRegex(UserError, "text_channels=7; the text encoder gives 6"):
+      beside.embedded(wrong, ["a"])
+
+
+if __name__ == "__main__":
+  absltest.main()
