@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import shapes, tfds_source, video_folder
+from lamd_jax.data import shapes, tfds_source, ucf101, video_csv, video_folder
 from lamd_jax.types import UserError
 
 
@@ -57,6 +57,8 @@ class VideoSource(Protocol):
 SOURCES: dict[str, Callable[..., VideoSource]] = {
   "shapes": shapes.ShapesSource,
   "tfds": tfds_source.TfdsSource,
+  "ucf101": ucf101.open_ucf101,
+  "video_csv": video_csv.open_video_csv,
   "video_folder": video_folder.open_video_folder,
 }
 
