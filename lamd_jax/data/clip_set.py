@@ -14,7 +14,7 @@ import zipfile
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import video_folder, video_io
+from lamd_jax.data import video_files, video_folder, video_io
 from lamd_jax.types import UserError
 
 ARRAY_ENDINGS = (".npy", ".npz")
@@ -180,7 +180,7 @@ def open_clips(
 
 def _entries(root: pathlib.Path, name: str, frames: tuple[str, ...]) -> Iterator[Entry]:
   path = root / name
-  if frames == ("..",):
+  if frames == video_files.OUTSIDE:
     raise UserError(f"{path} is a link that leads out of the folder; copy the file")
   if frames:
     read = functools.partial(_read_frames, path, frames)

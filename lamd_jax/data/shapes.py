@@ -327,6 +327,7 @@ class ShapesSource:
   Attributes:
     fps: Frames per second at which a clip is shown.
     skipped: Always empty; no files, nothing to leave out.
+    num_classes: Number of motions.
   """
 
   def __init__(
@@ -357,6 +358,7 @@ class ShapesSource:
     """
     self.fps = FPS
     self.skipped: list[str] = []
+    self.num_classes: int | None = len(MOTIONS)
     self._split, self._seed, self._resolution = split, seed, resolution
     self._length = (num_frames - 1) * frame_stride + 1
     self._count = {"train": num_train, "eval": num_eval}[split]
@@ -397,6 +399,7 @@ class ShapesSource:
     return window
 
   def annotation(self, index: int) -> dict[str, int | str]:
-    """Motion class and caption of clip `index`."""
+    """Motion class, which is also the label, and caption of clip `index`."""
     scene = self.scene(index)
-    return {"motion_class": scene.motion_class, "caption": scene.caption}
+    motion = scene.motion_class
+    return {"label": motion, "motion_class": motion, "caption": scene.caption}

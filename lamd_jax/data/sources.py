@@ -1,7 +1,8 @@
 """The one interface behind which all videos are, and the table of sources.
 
-A source of one's own is a class with the members of `VideoSource` and a line in
-`SOURCES`; its further keyword arguments are the keys of `config.data`.
+A source of one's own is a class with the members of `VideoSource`, or a function that
+returns one, and a line in `SOURCES`; its further keyword arguments are the keys of
+`config.data`.
 """
 
 from collections.abc import Callable, Mapping
@@ -12,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import shapes, tfds_source, video_folder
+from lamd_jax.data import shapes, tfds_source, ucf101, video_csv, video_folder
 from lamd_jax.types import UserError
 
 
@@ -24,10 +25,12 @@ class VideoSource(Protocol):
     fps: Frames per second of the stored videos, before any stride.
     skipped: A line for everything left out, "name: reason"; it may grow while
       videos are read.
+    num_classes: Labels are whole numbers below it; None where videos have none.
   """
 
   fps: float
   skipped: list[str]
+  num_classes: int | None
 
   def __len__(self) -> int:
     """Number of videos."""
@@ -44,14 +47,19 @@ class VideoSource(Protocol):
     ...
 
   def annotation(self, index: int) -> dict[str, int | str]:
-    """What is known of video `index`: "motion_class" and "caption", or nothing."""
+    """What is known of video `index`: "label", "caption", and more of its own.
+
+    The label is there if `num_classes` is, the caption if the source has captions.
+    """
     ...
 
 
 SOURCES: dict[str, Callable[..., VideoSource]] = {
   "shapes": shapes.ShapesSource,
   "tfds": tfds_source.TfdsSource,
-  "video_folder": video_folder.VideoFolderSource,
+  "ucf101": ucf101.open_ucf101,
+  "video_csv": video_csv.open_video_csv,
+  "video_folder": video_folder.open_video_folder,
 }
 
 

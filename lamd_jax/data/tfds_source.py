@@ -40,6 +40,7 @@ class TfdsSource:
   Attributes:
     fps: Frames per second; TFDS does not store it.
     skipped: A line for every record that could not be used, as it is met.
+    num_classes: None; labels are not read.
   """
 
   def __init__(
@@ -74,6 +75,7 @@ class TfdsSource:
     self._field = key.replace(".", "/")
     self.fps = float(fps or _RATES.get(name, bair.FPS))
     self.skipped: list[str] = []
+    self.num_classes: int | None = None
     self._span = (num_frames - 1) * frame_stride + 1
     self._resolution = resolution
     self._split, records, self._numbers = _open_split(self._folder, split)

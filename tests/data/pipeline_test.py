@@ -14,6 +14,7 @@ class CountingSource:
   """Pixels that tell their place: red is the video, green the frame."""
 
   fps = 10.0
+  num_classes = None
 
   def __init__(self, lengths):
     self.lengths = lengths

@@ -230,10 +230,12 @@ class ShapesSourceTest(absltest.TestCase):
   def test_an_annotation_is_that_of_the_scene(self):
     source = shapes.ShapesSource("eval", num_frames=4, num_eval=5)
     scene = shapes.make_scene(0, "eval", 3)
+    motion = scene.motion_class
     self.assertEqual(
       source.annotation(3),
-      {"motion_class": scene.motion_class, "caption": scene.caption},
+      {"label": motion, "motion_class": motion, "caption": scene.caption},
     )
+    self.assertEqual(source.num_classes, 5)
 
   def test_a_clip_is_drawn_once_as_long_as_the_memory_lasts(self):
     size = 4 * 10 * 10 * 3

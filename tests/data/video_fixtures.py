@@ -82,3 +82,14 @@ def write_frames(folder, num_frames, ending=".png", pattern="frame_{}"):
   for number, pixels in enumerate(numbered_frames(num_frames)):
     Image.fromarray(pixels).save(folder / (pattern.format(number) + ending))
   return folder
+
+
+def break_frames(path, numbers):
+  """Overwrites the data of frames, in the order of the file, with zeros."""
+  with av.open(str(path)) as file:
+    places = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
+  data = bytearray(path.read_bytes())
+  for number in numbers:
+    first, size = places[number]
+    data[first : first + size] = bytes(size)
+  path.write_bytes(data)

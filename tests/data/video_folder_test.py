@@ -4,24 +4,18 @@ import pathlib
 import tempfile
 
 from absl.testing import absltest, parameterized
-import av
 import numpy as np
 from PIL import Image
-from video_fixtures import FolderTestCase, numbers_of, write_frames, write_video
+from video_fixtures import (
+  FolderTestCase,
+  break_frames,
+  numbers_of,
+  write_frames,
+  write_video,
+)
 
 from lamd_jax.data import sources, video_folder
 from lamd_jax.types import UserError
-
-
-def break_frames(path, numbers):
-  """Overwrites the data of frames, in the order of the file, with zeros."""
-  with av.open(str(path)) as file:
-    places = [(p.pos, p.size) for p in file.demux(video=0) if p.size]
-  data = bytearray(path.read_bytes())
-  for number in numbers:
-    first, size = places[number]
-    data[first : first + size] = bytes(size)
-  path.write_bytes(data)
 
 
 class VideoFolderTest(FolderTestCase):

@@ -1,0 +1,328 @@
+"""Video files behind the interface of a source, whoever lists them.
+
+Folders, data sets with split files and csv files differ in which videos there are and
+in what is known of them. Looking at the files, reading windows, keeping decoded
+frames and finding another clip in place of a broken one is the same, and here.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent import futures
+import functools
+import hashlib
+import os
+import pathlib
+import threading
+import types
+from typing import NamedTuple
+
+from absl import logging
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.data import fallback, video_io
+from lamd_jax.types import UserError
+
+FRAMES_FPS = 25.0
+"""Taken for folders of frames, which carry no rate; in frames per second."""
+
+OUTSIDE = ("..",)
+"""In place of the frames of a video that lies outside the folder."""
+
+
+class Video(NamedTuple):
+  """A stretch of a video.
+
+  Attributes:
+    name: Path relative to the folder, with forward slashes.
+    first: Number of the stretch's first frame.
+    num_frames: Length of the stretch.
+    fps: Frames per second.
+    frames: Files of a folder of frames, in order; empty for a video file.
+    annotation: What is known of it, as a source gives it.
+  """
+
+  name: str
+  first: int
+  num_frames: int
+  fps: float
+  frames: tuple[str, ...] = ()
+  annotation: Mapping[str, int | str] = types.MappingProxyType({})
+
+
+class VideoFiles:
+  """Videos of a folder that have been looked at; a `VideoSource`.
+
+  Frames are resized such that their short side has the resolution, antialiased, and
+  the centre square is kept.
+
+  Attributes:
+    fps: Frames per second; the median where videos differ.
+    skipped: A line for everything left out, "name: reason".
+    num_classes: Labels are below it; None where videos have none.
+  """
+
+  def __init__(
+    self,
+    root: pathlib.Path,
+    videos: Sequence[Video],
+    *,
+    fps: float,
+    skipped: Iterable[str],
+    resolution: int,
+    cache_bytes: int,
+    num_classes: int | None = None,
+  ):
+    """Decodes nothing yet.
+
+    Args:
+      root: The folder.
+      videos: What the source consists of, in this order.
+      fps: Frames per second.
+      skipped: What was left out already.
+      resolution: Height and width in pixels to which frames are brought.
+      cache_bytes: Memory for frames already decoded and resized, so that later
+        epochs over few videos cost nothing.
+      num_classes: Labels are below it.
+    """
+    self.fps = fps
+    self.skipped = list(skipped)
+    self.num_classes = num_classes
+    self._root = root
+    self._videos = videos
+    self._resolution = resolution
+    self._cache: dict[tuple[str, int], UInt8[np.ndarray, "h w 3"]] = {}
+    self._room = cache_bytes
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    """Number of videos of this split."""
+    return len(self._videos)
+
+  def num_frames(self, index: int) -> int:
+    """Frames of video `index` that belong to this split."""
+    return self._videos[index].num_frames
+
+  def annotation(self, index: int) -> dict[str, int | str]:
+    """What is known of video `index`."""
+    return dict(self._videos[index].annotation)
+
+  def read(
+    self, index: int, start: int, num_frames: int, stride: int
+  ) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames start, start + stride, ... of video `index`, resized and cropped.
+
+    A window that cannot be decoded is replaced by one of the next video that can,
+    if there is one of a video with the same annotation; which one depends only on
+    the arguments, so training stays reproducible.
+    """
+    span = (num_frames - 1) * stride + 1
+    return fallback.read_or_replace(
+      lambda i, first: self._read(self._videos[i], range(first, first + span, stride)),
+      self.num_frames,
+      self._skip,
+      num_videos=len(self),
+      index=index,
+      start=start,
+      span=span,
+      annotation_fn=lambda i: self._videos[i].annotation,
+    )
+
+  def _read(self, video: Video, numbers: range) -> UInt8[np.ndarray, "f h w 3"]:
+    names = [(video.name, video.first + number) for number in numbers]
+    window = [self._cache.get(name) for name in names]
+    if any(frame is None for frame in window):
+      window = self._decode(video, numbers)
+      with self._lock:
+        for name, frame in zip(names, window, strict=True):
+          if self._room >= frame.nbytes and name not in self._cache:
+            self._cache[name] = frame.copy()  # A view would keep the whole window.
+            self._room -= frame.nbytes
+    return np.stack(window)  # pyright: ignore[reportCallIssue, reportArgumentType]
+
+  def _decode(
+    self, video: Video, numbers: range
+  ) -> UInt8[np.ndarray, "f h w 3"] | list[UInt8[np.ndarray, "h w 3"]]:
+    path = self._root / video.name
+    if not video.frames:
+      first = video.first + numbers.start
+      return video_io.read_window(
+        path, first, len(numbers), numbers.step, self._resolution
+      )
+    images = (
+      video_io.read_image(path / video.frames[video.first + number])
+      for number in numbers
+    )
+    return [video_io.resize_crop(image[None], self._resolution)[0] for image in images]
+
+  def _skip(self, index: int, error: UserError) -> None:
+    video = self._videos[index]
+    reason = str(error).removeprefix(f"{pathlib.PurePath(video.name).name}: ")
+    with self._lock:
+      if any(line.startswith(f"{video.name}: ") for line in self.skipped):
+        return
+      self.skipped.append(f"{video.name}: breaks while it is read ({reason})")
+    others = (v for v in self._videos if v.name != video.name)
+    is_alike = any(other.annotation == video.annotation for other in others)
+    is_true = is_alike or not video.annotation
+    what = "another clip" if is_true else "a clip with another label or caption"
+    logging.warning("%s takes the place of %s", what, self.skipped[-1])
+
+
+def open_folder(key: str, path: str, expected: str) -> pathlib.Path:
+  """The folder that the user named.
+
+  Args:
+    key: Of the configuration, such as "data.path".
+    path: Its value.
+    expected: What should be in the folder; begins with "with" or "of".
+
+  Raises:
+    UserError: There is none.
+  """
+  if not path:
+    raise UserError(
+      f"{key} is not set; give the folder {expected}: --config.{key}=FOLDER"
+    )
+  root = pathlib.Path(path).expanduser()
+  if not root.is_dir():
+    what = "is a file" if root.exists() else "does not exist"
+    raise UserError(f"{key}={str(path)!r} {what}; expected a folder {expected}")
+  return root
+
+
+def median_fps(videos: Iterable[Video]) -> float:
+  """Frames per second for videos that may differ."""
+  return float(np.median([video.fps for video in videos]))
+
+
+def mixed(videos: Iterable[Video]) -> list[Video]:
+  """The videos in an order that has nothing to do with what they show.
+
+  Lists are often sorted by class, and evaluation takes the first videos. The order
+  is that of hashes of the names, so none changes places when others are added.
+  """
+  return sorted(videos, key=lambda v: hashlib.sha256(v.name.encode()).digest())
+
+
+def look_at_listed(
+  root: pathlib.Path, names: Iterable[str], span: int, *, where: str, expected: str
+) -> tuple[dict[str, Video], list[str]]:
+  """Looks at the videos that a list names, each once.
+
+  Args:
+    root: The folder.
+    names: Paths relative to it; what leads out of it is left out.
+    span: Frames that a video must have.
+    where: What the list is, for messages.
+    expected: What the folder should be like, for the message if none can be used.
+
+  Returns:
+    The videos by name, and a line for each one left out: in the log those that are
+    not there are one line together, because data sets of links to the web lose many.
+
+  Raises:
+    UserError: None can be used.
+  """
+  root = root.resolve()
+  unique = list(dict.fromkeys(names))
+  found: list[tuple[str, tuple[str, ...]]] = []
+  missing: list[str] = []
+  for name in unique:
+    path = root / name  # An absolute name stays what it is.
+    if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
+      found.append((name, OUTSIDE))
+    elif not os.path.isfile(path):
+      missing.append(f"{name}: not in the folder")
+    else:
+      is_inside = path.resolve().is_relative_to(root)
+      found.append((name, () if is_inside else OUTSIDE))
+  if missing:
+    logging.warning(
+      "left out: %d of the %d videos that %s lists; the first: %s",
+      len(missing),
+      len(unique),
+      where,
+      missing[0],
+    )
+  videos, skipped = look_at(root, found, span)
+  lines = missing + skipped
+  if not videos:
+    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
+    raise UserError(
+      f"no video of {span} frames or more among the {len(unique)} that {where} lists; "
+      f"left out: {lines[0] if lines else 'nothing'}{more}; expected {expected}"
+    )
+  return {video.name: video for video in videos}, lines
+
+
+def look_at(
+  root: pathlib.Path, found: Iterable[tuple[str, tuple[str, ...]]], span: int
+) -> tuple[list[Video], list[str]]:
+  """The videos with at least `span` frames, in order, and what was left out.
+
+  Args:
+    root: The folder, resolved.
+    found: Relative path and frames of each: () for a file, OUTSIDE for what must
+      not be opened.
+    span: Frames that a video must have.
+  """
+  found = tuple(found)
+  # A file that was changed since is another file.
+  stamps = tuple(
+    0 if frames else (root / name).stat().st_mtime_ns
+    for name, frames in found
+    if os.path.exists(root / name)
+  )
+  videos, skipped = _look_at_all(root, found, stamps, span)
+  return list(videos), list(skipped)
+
+
+@functools.lru_cache(maxsize=8)
+def _look_at_all(
+  root: pathlib.Path,
+  found: tuple[tuple[str, tuple[str, ...]], ...],
+  stamps: tuple[int, ...],
+  span: int,
+) -> tuple[list[Video], list[str]]:
+  """Kept, so that the second split neither probes again nor warns again."""
+  del stamps
+
+  def look(item: tuple[str, tuple[str, ...]]) -> Video | str:
+    name, frames = item
+    if frames == OUTSIDE:
+      what = "a link that leads" if os.path.islink(root / name) else "leads"
+      return f"{name}: {what} out of the folder"
+    try:
+      if frames:
+        video_io.read_image(root / name / frames[0])
+        video = Video(name, 0, len(frames), FRAMES_FPS, frames)
+      else:
+        probed = video_io.probe(root / name)
+        video = Video(name, 0, probed.num_frames, probed.fps)
+    except video_io.VideoError as error:
+      return f"{name}: {str(error).partition(': ')[2]}"
+    except UserError as error:
+      return f"{name}: {error}"
+    if video.num_frames < span:
+      return f"{name}: too short, {video.num_frames} frames of the {span} needed"
+    return video
+
+  with futures.ThreadPoolExecutor(8) as pool:  # Mostly waiting for the disk.
+    looks = list(pool.map(look, found))
+  videos = [entry for entry in looks if isinstance(entry, Video)]
+  skipped = [entry for entry in looks if isinstance(entry, str)]
+  for line in skipped:
+    logging.warning("left out: %s", line)
+  rates = [video.fps for video in videos]
+  if videos and max(rates) > 1.5 * min(rates):
+    logging.warning(
+      "the videos run at %g to %g frames per second; a window counts frames, so the "
+      "same motion looks faster in some than in others",
+      min(rates),
+      max(rates),
+    )
+  if any(video.frames for video in videos):
+    logging.warning(
+      "folders of frames carry no rate; taken to be %g frames per second", FRAMES_FPS
+    )
+  return videos, skipped
