@@ -3,7 +3,7 @@ r"""VDM on moving shapes: a video diffusion model in pixels, on two cores of a l
     python -m lamd_jax.main --config=configs/vdm_shapes.py
 
 Needs no data. Videos and single images are trained together; captions are a condition
-with `:caption`. Go on with a video, or fill it in, with the trained model:
+with `:caption`, and `:smoke` goes through the whole job in a minute or two. Go on with a video, or fill it in, with the trained model:
 
     python -m lamd_jax.main --config=configs/vdm_shapes.py --mode=sample \
       --video=runs/vdm_shapes/samples/real_0.mp4 --task=extend --frames=20

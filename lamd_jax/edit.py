@@ -77,9 +77,11 @@ def edit(
   whole, length, overlap, speed = _task(
     config, stage, task, video, num_frames or 2 * window, factor, every
   )
-  # The same video for each sample; masks, of one axis, are of all.
-  repeat = lambda x: x if x is None or x.ndim == 1 else np.repeat(x, count, axis=0)
-  whole = windows.Window(*map(repeat, whole))
+  # The same video for each sample; masks are of all.
+  whole = whole._replace(
+    video=np.repeat(whole.video, count, axis=0),
+    low=None if whole.low is None else np.repeat(whole.low, count, axis=0),
+  )
   arguments = jax.device_put((stage, params), sharding.replicated(mesh))
   run = jax.jit(
     lambda arguments, conditions, key, *given: arguments[0].sample_window(
