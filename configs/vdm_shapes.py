@@ -3,7 +3,8 @@ r"""VDM on moving shapes: a video diffusion model in pixels, on two cores of a l
     python -m lamd_jax.main --config=configs/vdm_shapes.py
 
 Needs no data. Videos and single images are trained together; captions are a condition
-with `:caption`, and `:smoke` goes through the whole job in a minute or two. Go on with a video, or fill it in, with the trained model:
+with `:caption`, and `:smoke` goes through the whole job in a minute or two. Go on with
+a video, or fill it in, with the trained model:
 
     python -m lamd_jax.main --config=configs/vdm_shapes.py --mode=sample \
       --video=runs/vdm_shapes/samples/real_0.mp4 --task=extend --frames=20
@@ -48,9 +49,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.base = dict(
     model=dict(
       model_channels=8 if smoke else 32,
-      channel_mults=(1, 2, 4),
+      channel_mults=(1, 2),
       num_res_blocks=1,
-      attention_factors=(2, 4),
+      attention_factors=(2,),
       head_channels=8 if smoke else 32,
       embedding_channels=16 if smoke else 128,
       num_embedding_layers=2,
