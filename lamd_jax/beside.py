@@ -81,38 +81,65 @@ def describer(
   Raises:
     UserError: A video has no label or caption, or a label is too large.
   """
+  numbers = range(len(source)) if numbers is None else sorted(set(numbers))
+  notes = _notes(config, source, numbers)
+  match _kind(config):
+    case "class":
+      return lambda i: {"label": np.asarray(notes[i], np.int32)}
+    case "caption":
+      found = embedded(config, [str(notes[i]) for i in numbers], cache)
+      places = {i: place for place, i in enumerate(numbers)}
+      return lambda i: {name: values[places[i]] for name, values in found.items()}
+  return None
+
+
+def check(config: Config, source: sources.VideoSource) -> None:
+  """Raises a `UserError` for what `describer` would stumble over; takes little time."""
+  _notes(config, source, range(len(source)))
+  if _kind(config) == "caption":
+    _encoder(config)
+
+
+def _notes(
+  config: Config, source: sources.VideoSource, numbers: Sequence[int]
+) -> dict[int, int | str]:
+  """The label or the caption of each video; {} where there is no condition."""
   kind = _kind(config)
   if kind == "none":
-    return None
-  numbers = range(len(source)) if numbers is None else sorted(set(numbers))
+    return {}
   key = {"class": "label", "caption": "caption"}[kind]
-  notes = [source.annotation(i) for i in numbers]
-  lacking = [i for i, note in zip(numbers, notes, strict=True) if note.get(key) is None]
+  notes: dict[int, int | str] = {}
+  lacking = []
+  for i in numbers:
+    note = source.annotation(i).get(key)
+    if note is None:
+      lacking.append(i)
+    else:
+      notes[i] = note
   if lacking:
     raise UserError(
-      f"{len(lacking)} of {len(notes)} videos have no {key}, the first is number"
+      f"{len(lacking)} of {len(numbers)} videos have no {key}, the first is number"
       f" {lacking[0]}; condition.kind={kind!r} needs one for each"
     )
-  if kind == "class":
-    labels = {i: int(n["label"]) for i, n in zip(numbers, notes, strict=True)}
-    for i, label in labels.items():
-      if not 0 <= label < config.condition.num_classes:
-        raise UserError(
-          f"video {i} has the label {label}; condition.num_classes="
-          f"{config.condition.num_classes} knows 0 to"
-          f" {config.condition.num_classes - 1}"
-        )
-    return lambda i: {"label": np.asarray(labels[i], np.int32)}
-  texts = [str(note["caption"]) for note in notes]
-  found = embedded(config, texts, cache)
-  places = {i: place for place, i in enumerate(numbers)}
-  return lambda i: {name: values[places[i]] for name, values in found.items()}
+  known = config.condition.num_classes if kind == "class" else 0
+  for i, label in notes.items():
+    if kind == "class" and not 0 <= int(label) < known:
+      raise UserError(
+        f"video {i} has the label {label}; condition.num_classes={known} knows 0 to"
+        f" {known - 1}"
+      )
+  return notes
 
 
 def embedded(
   config: Config, texts: Sequence[str], cache: pathlib.Path | None = None
 ) -> dict[str, np.ndarray]:
   """Captions as a batch holds them: `text` [b n d] and `text_mask` [b n]."""
+  found = captions.embed(_encoder(config), texts, cache=cache)
+  return {"text": found.values, "text_mask": found.mask}
+
+
+def _encoder(config: Config) -> captions.TextEncoder:
   values = config.condition
   encoder = captions.text_encoder(values.encoder or None, num_tokens=values.num_tokens)
   if encoder.width != values.text_channels:
@@ -120,8 +147,7 @@ def embedded(
       f"condition.text_channels={values.text_channels}; the text encoder gives"
       f" {encoder.width}"
     )
-  found = captions.embed(encoder, texts, cache=cache)
-  return {"text": found.values, "text_mask": found.mask}
+  return encoder
 
 
 def _kind(config: Config) -> str:

@@ -110,7 +110,7 @@ def score(
     key = (measure.detector.identity, what, *sets)
     if key not in seen:
       shown = tqdm.tqdm(
-        SOURCES[what](*sets),
+        _LOOKED_AT[what](*sets),
         f"{measure.detector.name}: {what}",
         len(sets[0]),
         unit="clip",
@@ -163,7 +163,7 @@ def _pairs(first: Iterable[Clip], second: Iterable[Clip]) -> Iterator[Clip]:
   return (np.concatenate(pair) for pair in zip(first, second, strict=True))
 
 
-SOURCES: dict[str, Callable[..., Iterable[Clip]]] = {
+_LOOKED_AT: dict[str, Callable[..., Iterable[Clip]]] = {
   "clips": iter,
   "stills": _stills,
   "pairs": _pairs,

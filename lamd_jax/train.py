@@ -75,7 +75,7 @@ def rehearse(config: Config) -> None:
   Opens the data, and passes shapes through the loss of every stage.
   """
   for split in ("train", "eval"):
-    sources.make_source(config.data.to_dict(), split)
+    beside.check(config, sources.make_source(config.data.to_dict(), split))
   earlier: dict[str, Params] = {}
   key = jax.eval_shape(jax.random.key, 0)
   for name in config.stages:

@@ -110,7 +110,11 @@ class BesideTest(parameterized.TestCase):
       beside.describer(config("class", num_classes=9), source, [0, 1])
     with self.assertRaisesRegex(UserError, "3 of 3 videos have no caption"):
       beside.describer(config("caption", **CAPTION), source)
+    with self.assertRaisesRegex(UserError, "1 of 3 videos have no label"):
+      beside.check(config("class", num_classes=10), source)
     wrong = config("caption", **CAPTION | {"text_channels": 7})
+    with self.assertRaisesRegex(UserError, "text_channels=7"):
+      beside.check(wrong, Source([{"caption": "a"}]))
     with self.assertRaisesRegex(UserError, "text_channels=7; the text encoder gives 6"):
       beside.embedded(wrong, ["a"])
 

@@ -617,10 +617,10 @@ MISTAKES = [
   ),
   *_mistakes(
     "beside.py",
-    ("another video's label", "np.asarray(labels[i],", "np.asarray(labels[0],"),
+    ("another video's label", "np.asarray(notes[i],", "np.asarray(notes[0],"),
     ("captions in the order of the list", "values[places[i]]", "values[0]"),
-    ("labels of another data set", "if not 0 <= label < config",
-     "if not 0 <= label <= config"),
+    ("labels of another data set", "not 0 <= int(label) < known",
+     "not 0 <= int(label) <= known"),
   ),
   *_mistakes(
     "systems/lamd.py",
