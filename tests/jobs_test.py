@@ -336,9 +336,9 @@ class Echo(sample.Sampler):
   def __init__(self, *args):
     pass
 
-  def __call__(self, clips, description):
-    Echo.asked = clips
-    return clips
+  def __call__(self, batch, description):
+    Echo.asked = batch["video"]
+    return batch["video"]
 
 
 class AnimateTest(JobsTestCase):

@@ -1,6 +1,5 @@
 """Signals as a flag."""
 
-import os
 import signal
 import threading
 
@@ -10,7 +9,8 @@ from lamd_jax.training import preemption
 
 
 def send(number):
-  os.kill(os.getpid(), number)
+  # To this thread: of the process, another thread may get it, some time later.
+  signal.raise_signal(number)
 
 
 class PreemptionTest(parameterized.TestCase):
