@@ -44,7 +44,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if smoke:
     config.data = dict(
-      name="shapes", num_frames=8, frame_stride=1, resolution=8, num_eval=4
+      name="shapes",
+      num_frames=8,
+      frame_stride=1,
+      resolution=8,
+      num_train=64,
+      num_eval=4,
     )
   config.images = dict(num=pick(8, 8, 2), source=dict())  # Of the same videos.
   config.augment = dict(flip=False)

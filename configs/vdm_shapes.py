@@ -41,7 +41,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     kind="caption" if args["caption"] else "none",
     dropout=0.1,
     encoder="",  # A folder with a BERT; the installed MiniLM if there is none.
-    num_tokens=32,
+    num_tokens=48,
     text_channels=384,
   )
 

@@ -46,7 +46,12 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
   if smoke:
     config.data = dict(
-      name="shapes", num_frames=5, frame_stride=1, resolution=8, num_eval=4
+      name="shapes",
+      num_frames=5,
+      frame_stride=1,
+      resolution=8,
+      num_train=64,
+      num_eval=4,
     )
   config.images = dict(num=pick(7, 7, 2), source=dict())  # Of the same videos.
   config.augment = dict(flip=False)
@@ -54,7 +59,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     kind="caption",
     dropout=0.1,
     encoder="",  # A folder with BERT-large for the paper's; else the installed MiniLM.
-    num_tokens=pick(77, 77, 32),
+    num_tokens=pick(77, 77, 48),
     text_channels=384,  # 1024 of BERT-large.
   )
 

@@ -74,7 +74,7 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
       f"--workdir={workdir} has no {CONFIG}: expected a folder that --mode=train wrote"
     )
   differing = [
-    f"{key} (there {there}, now {now})"
+    f"{key} (there {_short(there)}, now {_short(now)})"
     for key, there, now in _differences(read_json(workdir / CONFIG), _plain(config))
     if key.partition(".")[0] not in FREE_BLOCKS
   ]
@@ -201,6 +201,11 @@ def write_text(path: pathlib.Path, text: str) -> None:
 def _plain(config: Config) -> dict[str, Any]:
   """Returns the configuration as JSON would give it back."""
   return json.loads(config.to_json_best_effort())
+
+
+def _short(value: Any) -> str:
+  """A value in a message; of a whole block that it is there."""
+  return "a block" if isinstance(value, dict) else str(value)
 
 
 def _differences(there: Any, now: Any, path: str = ""):
