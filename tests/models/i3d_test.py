@@ -116,6 +116,26 @@ class LayoutTest(parameterized.TestCase):
     )
     chex.assert_trees_all_equal_shapes_and_dtypes(params, shapes)
 
+  def test_layers_of_any_name_are_known_by_their_order(self):
+    layout = self.torch_layout("piergiaj")
+    last = {name: x for name, x in layout.items() if name.startswith("logits")}
+    layout = {name: x for name, x in layout.items() if name not in last} | last
+    arrays = {
+      f"{i:03d}.layers_{i // 6}.some.{name.rpartition('.')[-1]}": array
+      for i, (name, array) in enumerate(layout.items())
+    }
+    # As a file of safetensors may give them back.
+    found = i3d.from_torch(dict(sorted(arrays.items(), reverse=True)))
+    chex.assert_trees_all_equal(found, i3d.from_torch(layout))
+    swapped = dict(arrays)
+    first, second = [name for name, x in arrays.items() if x.ndim == 5][4:6]
+    swapped[first], swapped[second] = arrays[second], arrays[first]
+    with self.assertRaisesRegex(UserError, "no weights of I3D in its order: 02"):
+      i3d.from_torch(swapped)
+    del arrays[first]
+    with self.assertRaisesRegex(UserError, "57 convolutions|56 convolutions"):
+      i3d.from_torch(arrays)
+
   def test_a_convolution_and_its_norm_are_one_convolution(self):
     params = i3d.from_torch(self.torch_layout("piergiaj", scale=1.7))["params"]
     kernel, bias, mean, variance = self.units["Conv3d_2b_1x1"]
