@@ -264,8 +264,8 @@ MISTAKES = [
     ("an activation left out", "x = nn.relu(Conv(192", "x = (Conv(192"),
     ("arrays in any order", "names = sorted(arrays,",
      "names = list(arrays) or sorted(arrays,"),
-    ("another kernel in a layer's place", "if kernel.shape[:3] != (int(unit[-1]),) * 3:",
-     "if False:"),
+    ("another kernel in a layer's place",
+     "if kernel.shape[:3] != (int(unit[-1]),) * 3:", "if False:"),
   ),
   *_mistakes(
     "metrics/measures.py",
