@@ -14,6 +14,12 @@ def send(number):
 
 
 class PreemptionTest(parameterized.TestCase):
+  def setUp(self):
+    super().setUp()
+    # A shell's background jobs begin with interrupts ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    self.addCleanup(signal.signal, signal.SIGINT, before)
+
   @parameterized.parameters(signal.SIGTERM, signal.SIGINT)
   def test_a_signal_sets_the_flag_and_nothing_else(self, number):
     with preemption.stop_on_signals() as stop:
