@@ -172,9 +172,9 @@ def _in_order(arrays):
     # What follows belongs to it: a bias, or the arrays of a norm.
     rest = {name.rpartition(".")[-1]: arrays[name] for name in names[first + 1 : last]}
     if "running_var" in rest:
-      parts = ("bias", "running_mean", "running_var")
+      mean, variance = rest["running_mean"], rest["running_var"]
       scale = rest.get("weight", 1.0)
-      found[unit] = _folded(kernel, *(rest[part] for part in parts), scale)
+      found[unit] = _folded(kernel, rest["bias"], mean, variance, scale)
     elif "bias" in rest:
       found[unit] = {"kernel": kernel, "bias": rest["bias"]}
     else:
@@ -255,14 +255,16 @@ def _assembled(units):
     }
   logits = unit("Logits/Conv3d_0c_1x1")
   params["Logits"] = logits | {"kernel": logits["kernel"][0, 0, 0]}
-  expected = jax.eval_shape(
-    I3D(logits["bias"].size).init, jax.random.key(0), jnp.zeros((1, 9, SIZE, SIZE, 3))
-  )["params"]
-  for name, array in flax.traverse_util.flatten_dict(params, sep="/").items():
-    shape = flax.traverse_util.flatten_dict(expected, sep="/")[name].shape
-    if array.shape != shape:
+  clip = jnp.zeros((1, MIN_FRAMES, SIZE, SIZE, 3))
+  made = jax.eval_shape(I3D(logits["bias"].size).init, jax.random.key(0), clip)
+  found, expected = (
+    {jax.tree_util.keystr(path): x for path, x in jax.tree.leaves_with_path(tree)}
+    for tree in (params, made["params"])
+  )
+  for name, array in found.items():
+    if array.shape != expected[name].shape:
       raise UserError(
         f"these are no weights of I3D: {name} is {list(array.shape)}, expected"
-        f" {list(shape)}"
+        f" {list(expected[name].shape)}"
       )
   return {"params": params}
