@@ -10,7 +10,7 @@ Both come from blocks of a configuration, which systems that know neither leave 
 A third, `augment`, has flip: whether half of them are mirrored left to right.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 import pathlib
 from typing import Any
 
@@ -20,15 +20,14 @@ import numpy as np
 
 from lamd_jax import captions
 from lamd_jax.data import sources
+from lamd_jax.data.pipeline import Describe
 from lamd_jax.types import Config, UserError
-
-Describe = Callable[[int], Mapping[str, np.ndarray]]
 
 
 def abstract(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of what is beside the videos of a batch."""
   conditions: dict[str, tuple[tuple[int, ...], Any]] = {}
-  match _kind(config):
+  match kind(config):
     case "class":
       conditions["label"] = (), jnp.int32
     case "caption":
@@ -83,7 +82,7 @@ def describer(
   """
   numbers = range(len(source)) if numbers is None else sorted(set(numbers))
   notes = _notes(config, source, numbers)
-  match _kind(config):
+  match kind(config):
     case "class":
       return lambda i: {"label": np.asarray(notes[i], np.int32)}
     case "caption":
@@ -93,10 +92,11 @@ def describer(
   return None
 
 
-def check(config: Config, source: sources.VideoSource) -> None:
+def check(config: Config, *splits: sources.VideoSource) -> None:
   """Raises a `UserError` for what `describer` would stumble over; takes little time."""
-  _notes(config, source, range(len(source)))
-  if _kind(config) == "caption":
+  for source in splits:
+    _notes(config, source, range(len(source)))
+  if kind(config) == "caption":
     _encoder(config)
 
 
@@ -104,10 +104,9 @@ def _notes(
   config: Config, source: sources.VideoSource, numbers: Sequence[int]
 ) -> dict[int, int | str]:
   """The label or the caption of each video; {} where there is no condition."""
-  kind = _kind(config)
-  if kind == "none":
+  if (of := kind(config)) == "none":
     return {}
-  key = {"class": "label", "caption": "caption"}[kind]
+  key = {"class": "label", "caption": "caption"}[of]
   notes: dict[int, int | str] = {}
   lacking = []
   for i in numbers:
@@ -119,11 +118,11 @@ def _notes(
   if lacking:
     raise UserError(
       f"{len(lacking)} of {len(numbers)} videos have no {key}, the first is number"
-      f" {lacking[0]}; condition.kind={kind!r} needs one for each"
+      f" {lacking[0]}; condition.kind={of!r} needs one for each"
     )
-  known = config.condition.num_classes if kind == "class" else 0
+  known = config.condition.num_classes if of == "class" else 0
   for i, label in notes.items():
-    if kind == "class" and not 0 <= int(label) < known:
+    if of == "class" and not 0 <= int(label) < known:
       raise UserError(
         f"video {i} has the label {label}; condition.num_classes={known} knows 0 to"
         f" {known - 1}"
@@ -150,5 +149,6 @@ def _encoder(config: Config) -> captions.TextEncoder:
   return encoder
 
 
-def _kind(config: Config) -> str:
+def kind(config: Config) -> str:
+  """What batches have for a condition: "none", "class" or "caption"."""
   return config.condition.kind if "condition" in config else "none"

@@ -4,9 +4,7 @@ from collections.abc import Callable, Iterable
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import secrets
 from typing import Literal, NamedTuple
 
 import jax
@@ -18,6 +16,7 @@ import tqdm
 from lamd_jax.interop import weights
 from lamd_jax.interop.bert_tokenizer import Tokenize, Tokens, bert_tokenizer
 from lamd_jax.models import text_encoder as text_encoder_lib
+from lamd_jax.row_cache import RowCache
 from lamd_jax.types import UserError
 
 # all-MiniLM-L6-v2 of the Sentence Transformers: 384 channels, English, Apache 2.0.
@@ -142,7 +141,9 @@ def embed(
       f"the tokenizer gives the number {tokens.ids.max()}, the text encoder knows"
       f" {encoder.vocabulary} tokens; put files of one model into the folder"
     )
-  kept = _Kept(cache, encoder, np.dtype(dtype))
+  shape = encoder.num_tokens, encoder.width
+  name = hashlib.sha256(f"{encoder.identity} {shape} {dtype}".encode()).hexdigest()
+  kept = RowCache(cache, f"captions_{name[:16]}", shape, np.dtype(dtype))
   digests = [
     hashlib.sha256(ids[mask].tobytes()).digest()
     for ids, mask in zip(*tokens, strict=True)
@@ -169,49 +170,6 @@ def embed(
       kept.rows[digests[i]] = row
   kept.write()
   return Embeddings(np.stack([kept.rows[digest] for digest in digests]), tokens.mask)
-
-
-class _Kept:
-  """Embeddings by the digest of their tokens, in a file of the cache folder."""
-
-  def __init__(
-    self, folder: pathlib.Path | None, encoder: TextEncoder, dtype: np.dtype
-  ):
-    self.rows: dict[bytes, np.ndarray] = {}
-    self._shape = encoder.num_tokens, encoder.width
-    name = f"{encoder.identity} {self._shape} {dtype}"
-    name = f"captions_{hashlib.sha256(name.encode()).hexdigest()[:16]}.npz"
-    self._path = folder / name if folder else None
-    if self._path and self._path.exists():
-      try:
-        with self._path.open("rb") as opened, np.load(opened) as file:
-          digests, values = file["digests"], file["values"]
-        if values.shape[1:] == self._shape and values.dtype == dtype:
-          self.rows = dict(zip((x.tobytes() for x in digests), values, strict=True))
-      except Exception:  # Damage shows as any error; what it held is computed anew.
-        self.rows = {}
-    self._num_read = len(self.rows)
-
-  def write(self) -> None:
-    """Adds what is new, whole or not at all."""
-    if self._path is None or len(self.rows) == self._num_read:
-      return
-    digests = np.stack([np.frombuffer(x, np.uint8) for x in self.rows])
-    # A name of its own, since other processes may write the same captions.
-    part = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
-    try:
-      self._path.parent.mkdir(parents=True, exist_ok=True)
-      try:
-        with part.open("wb") as file:
-          np.savez(file, digests=digests, values=np.stack(list(self.rows.values())))
-        os.replace(part, self._path)
-      finally:
-        part.unlink(missing_ok=True)
-    except OSError as e:
-      raise UserError(
-        f"cannot write the embeddings of captions to {self._path} ({e.strerror}); name"
-        " another folder for them"
-      ) from e
 
 
 def _checked(captions: Iterable[str]) -> list[str]:

@@ -14,7 +14,6 @@ import pathlib
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import UInt8
 import numpy as np
 import tqdm
 
@@ -23,7 +22,7 @@ from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import video_io
 from lamd_jax.systems import pixels, windows
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import disk, sharding
+from lamd_jax.training import sharding
 from lamd_jax.types import Config, UserError
 
 TASKS = ("predict", "extend", "interpolate", "upsample")
@@ -99,7 +98,9 @@ def edit(
   total = len(windows.starts(len(whole.is_known), length, overlap))
   for _ in tqdm.tqdm(filled, f"{task}: windows", total, disable=None):
     pass
-  return _write(workdir, f"{video.stem}_{task}", whole.video, meta["fps"] * speed)
+  frames = np.asarray(pixels.to_uint8(jnp.asarray(whole.video)))
+  name = f"{video.stem}_{task}"
+  return workdir_lib.write_videos(workdir / FOLDER, name, frames, meta["fps"] * speed)
 
 
 def _task(
@@ -159,7 +160,7 @@ def _conditions(
   config: Config, count: int, caption: str | None, label: int | None
 ) -> Mapping[str, np.ndarray]:
   """What `sample_window` is told of the videos; {} for nothing."""
-  kind = config.condition.kind if "condition" in config else "none"
+  kind = beside.kind(config)
   for name, value, needed in (
     ("caption", caption, "caption"), ("label", label, "class")
   ):  # fmt: skip
@@ -174,20 +175,3 @@ def _conditions(
       )
     return {"label": np.full(count, label, np.int32)}
   return {}
-
-
-def _write(
-  workdir: pathlib.Path, name: str, videos: np.ndarray, fps: float
-) -> list[pathlib.Path]:
-  frames: UInt8[np.ndarray, "n f h w 3"] = np.asarray(
-    pixels.to_uint8(jnp.asarray(videos))
-  )
-  paths = []
-  with disk.explain_full_disk(workdir):
-    for i, video in enumerate(frames):
-      stem = workdir / FOLDER / f"{name}_{i}"
-      video_io.write_mp4(stem.with_suffix(".mp4"), video, fps)
-      video_io.write_gif(stem.with_suffix(".gif"), video, fps)
-      paths.append(stem.with_suffix(".mp4"))
-    video_io.contact_sheet(frames, workdir / FOLDER / f"{name}.png")
-  return paths

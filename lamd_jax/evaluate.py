@@ -103,13 +103,17 @@ def _write_cards(
   if reconstructed is not None:
     autoencoder = next(n for n in names if n in stage_lib.AUTOENCODERS)
     judged = {"reconstruction": (autoencoder, reconstructed)} | judged
+  # The clips of all sets show what the same captions say.
+  sets = {what: clip_set.of_array(what, videos) for what, (_, videos) in judged.items()}
+  by_name = {
+    name: caption
+    for clips in sets.values()
+    for name, caption in zip(clips.names, captions, strict=False)
+  }
+  measures = _make_measures(config, by_name)
   values: dict[str, float] = {}
   seen: score.Seen = {}
-  for what, (name, videos) in judged.items():
-    generated = clip_set.of_array(what, videos)
-    measures = _make_measures(
-      config, dict(zip(generated.names, captions, strict=False))
-    )
+  for what, (name, _) in judged.items():
     stage = stage_lib.make_stage(
       config, name, dict.fromkeys(names[: names.index(name)])
     )
@@ -125,7 +129,7 @@ def _write_cards(
     cards = score.score(
       measures,
       real_set,
-      generated,
+      sets[what],
       others=others,
       are_pairs=stage.given_frames > 0,
       cache=workdir / workdir_lib.FEATURES,

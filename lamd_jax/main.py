@@ -87,6 +87,9 @@ def _run() -> None:
     raise UserError("--image and --video need --mode=sample")
   if _IMAGE.value and _VIDEO.value:
     raise UserError("give --image or --video, not both")
+  for name in ("frames", "caption", "label"):
+    if flags.FLAGS[name].present and not _TASK.value:
+      raise UserError(f"--{name} needs --task, one of {', '.join(edit.TASKS)}")
   if _TASK.value and not _VIDEO.value:
     raise UserError(f"--task={_TASK.value} needs --mode=sample and --video")
   mode = _MODE.value

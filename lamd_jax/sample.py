@@ -15,7 +15,7 @@ import numpy as np
 import tqdm
 
 from lamd_jax import workdir as workdir_lib
-from lamd_jax.data import pipeline, sources, video_io
+from lamd_jax.data import sources, video_io
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, sharding
@@ -43,12 +43,11 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
 
   source = sources.make_source(config.data.to_dict(), "eval")
   values = config.evaluate
-  frames = (config.data.num_frames, config.data.frame_stride)
-  windows = pipeline.eval_windows(source, values.num_clips, *frames)
-  real, conditions = workdir_lib.eval_batch(
+  batch, numbers = workdir_lib.eval_batch(
     config, source, values.num_clips, workdir / workdir_lib.FEATURES
   )
-  captions = [str(source.annotation(i).get("caption", "")) for i, _ in windows]
+  real = batch["video"]
+  captions = [str(source.annotation(i).get("caption", "")) for i in numbers]
 
   reconstructed: dict[str, Any] = {}
   if autoencoder:
@@ -57,8 +56,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   # Sample i of every clip, before sample i + 1 of any: n s f h w 3.
   sampler = Sampler(config, workdir, generator, mesh)
   repeated = {
-    name: np.concatenate([x] * values.samples_per_clip)
-    for name, x in ({"video": real} | conditions).items()
+    name: np.concatenate([x] * values.samples_per_clip) for name, x in batch.items()
   }
   sampled = sampler(repeated, "sampling").reshape(values.samples_per_clip, *real.shape)
   sampled = sampled.swapaxes(0, 1)
@@ -69,12 +67,12 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   fps = source.fps / config.data.frame_stride
   with disk.explain_full_disk(workdir):
     for i in range(min(len(real), MAX_FILES)):
-      _write_video(folder / f"real_{i}", real[i], fps)
+      workdir_lib.write_video(folder / f"real_{i}", real[i], fps)
       rows = [real[i], *(x[i] for x in reconstructed.values()), *sampled[i]]
       for videos in reconstructed.values():
-        _write_video(folder / f"reconstructed_{i}", videos[i], fps)
+        workdir_lib.write_video(folder / f"reconstructed_{i}", videos[i], fps)
       for j, video in enumerate(sampled[i]):
-        _write_video(folder / f"sample_{i}_{j}", video, fps)
+        workdir_lib.write_video(folder / f"sample_{i}_{j}", video, fps)
       video_io.contact_sheet(rows, folder / f"clip_{i}.png")
     part = folder / ".clips.part.npz"
     np.savez_compressed(
@@ -122,14 +120,8 @@ def animate(
   count = config.evaluate.samples_per_clip
   sampler = Sampler(config, workdir, generator, mesh)
   videos = sampler({"video": np.stack([video] * count)}, "animating")
-  paths = []
-  with disk.explain_full_disk(workdir):
-    for i, generated in enumerate(videos):
-      stem = workdir / ANIMATED / f"{name}_{i}"
-      _write_video(stem, generated, sampler.meta["fps"])
-      paths.append(stem.with_suffix(".mp4"))
-    video_io.contact_sheet(videos, workdir / ANIMATED / f"{name}.png")
-  return paths
+  fps = sampler.meta["fps"]
+  return workdir_lib.write_videos(workdir / ANIMATED, name, videos, fps)
 
 
 class Sampler:
@@ -205,8 +197,3 @@ def _read_made_from(path: pathlib.Path) -> str:
       return str(file["made_from"])
   except Exception:  # Damaged or of another version: it is made again.
     return ""
-
-
-def _write_video(stem: pathlib.Path, video: UInt8[np.ndarray, "f h w 3"], fps: float):
-  video_io.write_mp4(stem.with_suffix(".mp4"), video, fps)
-  video_io.write_gif(stem.with_suffix(".gif"), video, fps)

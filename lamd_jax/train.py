@@ -74,8 +74,8 @@ def rehearse(config: Config) -> None:
 
   Opens the data, and passes shapes through the loss of every stage.
   """
-  for split in ("train", "eval"):
-    beside.check(config, sources.make_source(config.data.to_dict(), split))
+  splits = (sources.make_source(config.data.to_dict(), x) for x in ("train", "eval"))
+  beside.check(config, *splits)
   earlier: dict[str, Params] = {}
   key = jax.eval_shape(jax.random.key, 0)
   for name in config.stages:
@@ -233,7 +233,7 @@ def train_stage(
       start_step=first,
     )
     grid_source = sources.make_source(config.data.to_dict(), "eval")
-    clips, conditions = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
+    drawn, _ = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
     with (
       training_log.Log(
         folder,
@@ -259,11 +259,9 @@ def train_stage(
         if is_drawn:
           # One compilation for all: the same clips, the same shapes.
           key = jax.random.fold_in(sample_key, number)
-          drawn = {"video": clips} | conditions
-          video = sample(stage, state.ema_params, drawn, key)
-          video = np.asarray(video)
-          _write_grid(folder, number, clips, video, log)
-          log.extra(number, motion.compared(video, clips))
+          video = np.asarray(sample(stage, state.ema_params, drawn, key))
+          _write_grid(folder, number, drawn["video"], video, log)
+          log.extra(number, motion.compared(video, drawn["video"]))
         if is_stop:
           break
     checkpoint.finish(manager)

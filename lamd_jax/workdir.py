@@ -29,7 +29,7 @@ import numpy as np
 
 import lamd_jax
 from lamd_jax import beside
-from lamd_jax.data import pipeline, sources
+from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, sharding
 from lamd_jax.types import Config, Params, UserError
@@ -141,17 +141,42 @@ def eval_batch(
   source: sources.VideoSource,
   num_clips: int,
   cache: pathlib.Path | None = None,
-) -> tuple[UInt8[np.ndarray, "n f h w 3"], dict[str, np.ndarray]]:
-  """Returns held-out clips, always the same ones, and their conditions."""
+) -> tuple[dict[str, np.ndarray], list[int]]:
+  """Returns held-out clips with their conditions, always the same ones.
+
+  Returns:
+    A batch of them, and the number of the video that each is from.
+  """
   frames = (config.data.num_frames, config.data.frame_stride)
-  clips = pipeline.eval_clips(source, num_clips, *frames)
   windows = pipeline.eval_windows(source, num_clips, *frames)
   numbers = [i for i, _ in windows]
+  batch = {"video": pipeline.read_windows(source, windows, *frames)}
   describe = beside.describer(config, source, numbers, cache)
-  if describe is None:
-    return clips, {}
-  said = [describe(i) for i in numbers]
-  return clips, {name: np.stack([x[name] for x in said]) for name in said[0]}
+  said = [describe(i) for i in numbers] if describe else [{}]
+  return batch | {name: np.stack([x[name] for x in said]) for name in said[0]}, numbers
+
+
+def write_video(
+  stem: pathlib.Path, video: UInt8[np.ndarray, "f h w 3"], fps: float
+) -> pathlib.Path:
+  """Writes a video as mp4 and as gif; returns the path of the mp4."""
+  video_io.write_mp4(stem.with_suffix(".mp4"), video, fps)
+  video_io.write_gif(stem.with_suffix(".gif"), video, fps)
+  return stem.with_suffix(".mp4")
+
+
+def write_videos(
+  folder: pathlib.Path, name: str, videos: UInt8[np.ndarray, "n f h w 3"], fps: float
+) -> list[pathlib.Path]:
+  """Writes videos as `name_0.mp4` and so on, gifs too, and the frames of all as a png.
+
+  Returns:
+    The paths of the mp4 files.
+  """
+  with disk.explain_full_disk(folder.parent):
+    paths = [write_video(folder / f"{name}_{i}", x, fps) for i, x in enumerate(videos)]
+    video_io.contact_sheet(videos, folder / f"{name}.png")
+  return paths
 
 
 def peak_memory_gb() -> float:

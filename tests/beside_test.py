@@ -28,10 +28,8 @@ class Source:
   def annotation(self, index):
     return self.notes[index]
 
-  def num_frames(self, index):
-    raise NotImplementedError
-
-  read = num_frames
+  # Pixels are nobody's business here.
+  num_frames = read = mock.Mock(side_effect=AssertionError)
 
 
 def embed(encoder, texts, *, cache):

@@ -112,8 +112,8 @@ class EmbedTest(parameterized.TestCase):
       path.write_bytes(content)
     elif damage == "other shape":
       with np.load(path) as file:
-        digests, values = file["digests"], file["values"][:, :3]
-      np.savez(path, digests=digests, values=values)
+        digests, values = file["digests"], file["rows"][:, :3]
+      np.savez(path, digests=digests, rows=values)
     else:
       path.write_bytes(b"not an archive")
     del self.calls[:]

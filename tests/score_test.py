@@ -233,6 +233,30 @@ class ToolTest(FilesTestCase):
     mean = np.mean([card["value"] for card in cards if card["name"] == "PSNR@8"])
     self.assertIn(f"mean of 2 PSNR: {mean:.4g} ±", out)
 
+  def test_cards_of_several_measures_are_compared_one_by_one(self):
+    real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
+    first, second = (str(self.folder / f"{name}.json") for name in "ab")
+    self.run_tool("kvd,psnr", real, generated, f"--output={first}", "--num_draws=0")
+    self.run_tool(
+      "psnr,motion,kvd",
+      real,
+      generated,
+      f"--output={second}",
+      "--num_frames=4",
+      "--num_draws=0",
+    )
+    code, out, _ = self.run_tool("compare", first, second)
+    self.assertEqual(code, 0)
+    lines = out.splitlines()
+    self.assertEqual(
+      [line[:5] for line in lines if "@" in line], ["KVD@8"] * 2 + ["PSNR@"] * 2
+    )
+    self.assertEqual(lines.count("num_frames: 5 | 4"), 2)
+    self.run_tool("motion", real, generated, f"--output={second}", "--num_draws=0")
+    code, _, err = self.run_tool("compare", first, second)
+    self.assertEqual(code, 2)
+    self.assertRegex(err, "no measure in common: KVD, PSNR | MOTION")
+
   def test_the_count_that_fvd_needs(self):
     real, few = self.save("real", videos(70, 0)), self.save("few", videos(9, 0))
     with self.assertLogs("absl", "WARNING") as logs:

@@ -5,7 +5,7 @@ devices, processes or threads, nor on where a run was interrupted. Its pixels ar
 uint8; the conversion to float32 in [-1, 1] happens on the device.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from absl import logging
@@ -167,6 +167,16 @@ def eval_clips(
   repeated clips would make a small set look like a large one.
   """
   windows = eval_windows(source, num_clips, num_frames, frame_stride)
+  return read_windows(source, windows, num_frames, frame_stride)
+
+
+def read_windows(
+  source: VideoSource,
+  windows: Sequence[tuple[int, int]],
+  num_frames: int,
+  frame_stride: int,
+) -> UInt8[np.ndarray, "n f h w 3"]:
+  """The clips of `eval_windows`."""
   if not windows:
     raise UserError("the data set has no held-out video; evaluation needs one")
   clips = [source.read(i, start, num_frames, frame_stride) for i, start in windows]

@@ -161,10 +161,26 @@ def _read_json(path: str) -> typing.Any:
 
 
 def _compare(args: argparse.Namespace) -> None:
-  cards = [_read_json(path) for path in (args.real, args.generated)]
-  different = card.compare(*cards)
-  print(*(card.headline(x) for x in cards), sep="\n")
-  print(*(different or ["the protocols are the same"]), sep="\n")
+  first, second = (_cards(path) for path in (args.real, args.generated))
+  if not (both := [key for key in first if key in second]):
+    raise UserError(
+      f"{args.real} and {args.generated} have no measure in common:"
+      f" {', '.join(map(' '.join, first))} | {', '.join(map(' '.join, second))}"
+    )
+  for key in both:
+    pair = first[key], second[key]
+    different = card.compare(*pair)
+    print(*(card.headline(x) for x in pair), sep="\n")
+    print(*(different or ["the protocols are the same"]), sep="\n")
+
+
+def _cards(path: str) -> dict[tuple[str, ...], card.Card]:
+  """The cards of a file, one or several, by measure and part."""
+  content = _read_json(path)
+  cards = content if isinstance(content, list) else [content]
+  if len(cards) == 1:  # Of two single cards the measures may differ.
+    return {("card",): cards[0]}
+  return {(card.measured(x), *([x["part"]] if "part" in x else [])): x for x in cards}
 
 
 def main(argv: list[str] | None = None) -> int:

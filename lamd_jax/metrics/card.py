@@ -147,7 +147,16 @@ def compare(a: Card, b: Card) -> list[str]:
   return different + ([f"neither says: {', '.join(unsaid)}"] if unsaid else [])
 
 
-def _said(card: Card) -> dict[str, Any]:
+def measured(card: Card) -> str:
+  """The measure of a card: its name without the count.
+
+  Raises:
+    UserError: It is no card.
+  """
   if not isinstance(card, dict) or not {"name", "value", "protocol"} <= card.keys():
     raise UserError("this is no card; expected a file as --output writes it")
-  return {"measure": card["name"].partition("@")[0]} | card["protocol"]
+  return card["name"].partition("@")[0]
+
+
+def _said(card: Card) -> dict[str, Any]:
+  return {"measure": measured(card)} | card["protocol"]

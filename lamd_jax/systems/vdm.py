@@ -103,16 +103,12 @@ class VDMStage:
       x = jnp.concatenate([x, from_uint8(batch["images"])], axis=1)
     cond = self._cond(params, batch)
     if cond is not None:
-      of_images = self._cond(params, batch, "image_") if num_images else None
-      if of_images is not None:
-        cond = conditioning.per_frame(cond, of_images, num_frames)
       is_null = self._draw_null(cond_key, len(x), num_images)
-      if num_images:  # One draw for all frames of a video.
-        of_video = jnp.broadcast_to(is_null[:, :1], (len(x), num_frames))
-        is_null = jnp.concatenate([of_video, is_null[:, 1:]], axis=1)
-      else:
-        is_null = is_null[:, 0]
-      cond = conditioning.drop(cond, is_null)
+      cond = conditioning.drop(cond, is_null[:, 0])
+      of_images = self._cond(params, batch, "image_")
+      if of_images is not None:
+        of_images = conditioning.drop(of_images, is_null[:, 1:])
+        cond = conditioning.per_frame(cond, of_images, num_frames)
 
     def model_fn(x_t, logsnr):
       return apply(
