@@ -631,13 +631,16 @@ MISTAKES = [
      "not 0 <= int(label) <= known"),
   ),
   *_mistakes(
-    "systems/lamd.py",
+    "systems/mcd_vae.py",
     ("KL per value of the latent", "values_per_clip = video[0].size",
      "values_per_clip = posterior.mean[0].size"),
     ("KL of the whole batch", "values_per_clip = video[0].size",
      "values_per_clip = video.size"),
     ("L2 in place of L1", "jnp.mean(jnp.abs(decoded - video))",
      "jnp.mean(jnp.square(decoded - video))"),
+  ),
+  *_mistakes(
+    "systems/lamd.py",
     ("diffusion without Norm", "return normalize(posterior.sample(key)), content",
      "return posterior.sample(key), content"),
     ("diffusion of the mean", "normalize(posterior.sample(key))",

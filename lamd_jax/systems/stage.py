@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float
 
-from lamd_jax.systems import lamd, vdm
+from lamd_jax.systems import lamd, mcd_vae, vdm
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 
@@ -72,7 +72,7 @@ MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
 # System -> stage -> (config, parameters of earlier stages) -> stage. The last stage
 # of a system generates; one called by an autoencoder's name before it reconstructs.
 SYSTEMS: dict[str, dict[str, MakeStage]] = {
-  "lamd": {"mcd_vae": lamd.make_mcd_vae, "dmg": lamd.make_dmg},
+  "lamd": {"mcd_vae": mcd_vae.make_mcd_vae, "dmg": lamd.make_dmg},
   "vdm": {"base": vdm.make_base},
 }
 AUTOENCODERS = ("mcd_vae",)

@@ -1,4 +1,4 @@
-"""LaMD: its losses recomputed, and what each stage may look at."""
+"""LaMD's generator: its loss recomputed, and what it may look at."""
 
 import functools
 from typing import ClassVar
@@ -7,46 +7,12 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
-import tiny_config
+from tiny_lamd import BATCH, KEY, VIDEO, generator, vae
 
 from lamd_jax.diffusion import schedules
 from lamd_jax.models.dmg import DMG
 from lamd_jax.models.mcd_vae import normalize
-from lamd_jax.systems import stage as stage_lib
-from lamd_jax.systems.build import apply
 from lamd_jax.systems.pixels import from_uint8
-
-CONFIG = tiny_config.get_config()
-KEY = jax.random.key(11)
-VIDEO = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3)).astype(np.uint8)
-BATCH = {"video": jnp.asarray(VIDEO)}
-
-
-def filled(shapes, seed):
-  """Normal numbers for every parameter, zero at first or not."""
-  rng = np.random.default_rng(seed)
-  return jax.tree.map(lambda s: jnp.float32(rng.normal(0.0, 0.3, s.shape)), shapes)
-
-
-@functools.cache
-def autoencoder():
-  """Stage 1 with parameters."""
-  stage = stage_lib.make_stage(CONFIG, "mcd_vae", {})
-  return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 1)
-
-
-@functools.cache
-def generator():
-  """Stage 2 with parameters, around stage 1."""
-  stage = stage_lib.make_stage(CONFIG, "dmg", {"mcd_vae": autoencoder()[1]})
-  return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 2)
-
-
-@functools.cache
-def vae(method):
-  """A method of the network of stage 1 with its parameters."""
-  stage, params = autoencoder()
-  return jax.jit(functools.partial(apply, stage.model, params, method=method))
 
 
 @functools.cache
@@ -84,31 +50,6 @@ class Knows(DMG):
 
   def __call__(self, z_t, timestep, content, *, train=False):
     return self.get_variable("params", "z")
-
-
-class MCDVAEStageTest(absltest.TestCase):
-  def test_the_loss_is_l1_plus_weighted_kl_per_pixel_value(self):
-    stage, params = autoencoder()
-    stage = stage.replace(kl_weight=0.7)
-    loss, metrics = jax.jit(functools.partial(stage.loss, train=True))(
-      params, BATCH, KEY
-    )
-    decoded, posterior = vae("__call__")(from_uint8(BATCH["video"]), KEY)
-    mean, logvar = (np.asarray(x, np.float64) for x in posterior)
-    l1 = np.abs(np.asarray(decoded, np.float64) - (VIDEO / 127.5 - 1.0)).mean()
-    kl = 0.5 * (mean**2 + np.exp(logvar) - 1.0 - logvar)  # b h w d
-    per_pixel = kl.sum() / 2 / (3 * 8 * 8 * 3)  # Two clips of L H W 3 values.
-    np.testing.assert_allclose(loss, l1 + 0.7 * per_pixel, rtol=1e-4)
-    np.testing.assert_allclose(metrics["l1"], l1, rtol=1e-4)
-    np.testing.assert_allclose(metrics["kl_per_latent_value"], kl.mean(), rtol=1e-4)
-
-  def test_a_sample_decodes_the_mean_of_the_posterior(self):
-    stage, params = autoencoder()
-    video = from_uint8(BATCH["video"])
-    content = vae("encode_content")(video[:, 0])
-    expected = vae("decode")(vae("encode_motion")(video).mean, content)
-    sample = jax.jit(stage.sample)(params, BATCH, KEY)
-    np.testing.assert_allclose(sample, expected, atol=1e-3)
 
 
 class DMGStageTest(parameterized.TestCase):

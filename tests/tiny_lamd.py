@@ -1,0 +1,43 @@
+"""Both stages of LaMD at the smallest size, with parameters that are zero nowhere."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tiny_config
+
+from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems.build import apply
+
+CONFIG = tiny_config.get_config()
+KEY = jax.random.key(11)
+VIDEO = np.random.default_rng(0).integers(0, 256, (2, 3, 8, 8, 3)).astype(np.uint8)
+BATCH = {"video": jnp.asarray(VIDEO)}
+
+
+def filled(shapes, seed):
+  """Normal numbers for every parameter, zero at first or not."""
+  rng = np.random.default_rng(seed)
+  return jax.tree.map(lambda s: jnp.float32(rng.normal(0.0, 0.3, s.shape)), shapes)
+
+
+@functools.cache
+def autoencoder():
+  """Stage 1 with parameters."""
+  stage = stage_lib.make_stage(CONFIG, "mcd_vae", {})
+  return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 1)
+
+
+@functools.cache
+def generator():
+  """Stage 2 with parameters, around stage 1."""
+  stage = stage_lib.make_stage(CONFIG, "dmg", {"mcd_vae": autoencoder()[1]})
+  return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 2)
+
+
+@functools.cache
+def vae(method):
+  """A method of the network of stage 1 with its parameters."""
+  stage, params = autoencoder()
+  return jax.jit(functools.partial(apply, stage.model, params, method=method))
