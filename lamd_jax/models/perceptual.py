@@ -1,4 +1,6 @@
-"""LPIPS, a learned perceptual distance: Zhang et al. 2018 (arXiv:1801.03924).
+"""Distances by frozen networks: LPIPS, of images, and one of I3D's features, of videos.
+
+LPIPS is a learned perceptual distance: Zhang et al. 2018 (arXiv:1801.03924).
 
 Version 0.1 of the authors' package `lpips`: features of a frozen network, each pixel's
 scaled to length one, squared differences weighted by heads that were fitted to
@@ -16,6 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 import numpy as np
 
+from lamd_jax.models.i3d import EarlyI3D
 from lamd_jax.models.vgg import VGG16, AlexNet, from_torchvision, named_array
 from lamd_jax.types import Params
 
@@ -54,6 +57,32 @@ class LPIPS(nn.Module):
       head = self.param(f"lin{i}", nn.initializers.ones, y.shape[-1:])
       total += jnp.mean(jnp.square(y[:, 0] - y[:, 1]) @ head, axis=(1, 2))
     return total
+
+
+class I3DDistance(nn.Module):
+  """Pairs of videos to the distance of their features in I3D's first layers.
+
+  Made like LPIPS, but it is another thing: features of clips rather than of frames, and
+  no heads fitted to people's judgements, all channels count alike.
+  """
+
+  @nn.compact
+  def __call__(
+    self, a: Float[Array, "b f h w 3"], b: Float[Array, "b f h w 3"]
+  ) -> Float[Array, " b"]:
+    """Returns the distance of each pair, from 0 to 4; float32.
+
+    Args:
+      a: Videos with pixels in [-1, 1].
+      b: Videos of the same size.
+    """
+    x = jnp.stack([a, b], axis=1).astype(jnp.float32)  # b 2 f h w c
+    found = []
+    for y in EarlyI3D(name="network")(x.reshape(-1, *x.shape[2:])):
+      y = _unit_length(y).reshape(-1, 2, *y.shape[1:])
+      squares = jnp.sum(jnp.square(y[:, 0] - y[:, 1]), axis=-1)
+      found.append(jnp.mean(squares, axis=(1, 2, 3)))
+    return sum(found, jnp.zeros(())) / len(found)
 
 
 def _unit_length(y):

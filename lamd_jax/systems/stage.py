@@ -8,9 +8,9 @@ compiled step, and what it holds is not baked into the program as constants.
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
-from lamd_jax.systems import lamd, mcd_vae, vdm
+from lamd_jax.systems import lamd, lamd_autoencoder, vdm
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 
@@ -67,12 +67,47 @@ class WindowStage(Stage, Protocol):
     ...
 
 
+@runtime_checkable
+class AdversarialStage(Stage, Protocol):
+  """A stage that is trained against a discriminator, which it trains too.
+
+  Its gradients are not those of one scalar, so it gives them itself; `loss` is what it
+  would minimize alone.
+  """
+
+  @property
+  def critic_start(self) -> int:
+    """The first step, from 0, that trains the discriminator."""
+    ...
+
+  def init_critic(self, key: PRNGKey, batch: Batch) -> Params:
+    """Returns fresh parameters of the discriminator."""
+    ...
+
+  def gradients(
+    self,
+    params: Params,
+    critic_params: Params,
+    batch: Batch,
+    key: PRNGKey,
+    step: Int[Array, ""],
+  ) -> tuple[Float[Array, ""], Metrics, Params, Float[Array, "b f h w 3"]]:
+    """Returns loss, metrics, gradients, and what the discriminator is to judge."""
+    ...
+
+  def critic_loss(
+    self, critic_params: Params, batch: Batch, decoded: Float[Array, "b f h w 3"]
+  ) -> tuple[Float[Array, ""], Metrics]:
+    """Returns the discriminator's loss, and scalars worth logging."""
+    ...
+
+
 MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
 
 # System -> stage -> (config, parameters of earlier stages) -> stage. The last stage
 # of a system generates; one called by an autoencoder's name before it reconstructs.
 SYSTEMS: dict[str, dict[str, MakeStage]] = {
-  "lamd": {"mcd_vae": mcd_vae.make_mcd_vae, "dmg": lamd.make_dmg},
+  "lamd": {"mcd_vae": lamd_autoencoder.make_mcd_vae, "dmg": lamd.make_dmg},
   "vdm": {"base": vdm.make_base},
 }
 AUTOENCODERS = ("mcd_vae",)
@@ -84,7 +119,8 @@ def make_stage(config: Config, name: str, earlier: Mapping[str, Params]) -> Stag
   Args:
     config: The whole configuration.
     name: One of `config.stages`.
-    earlier: Parameters of the stages before it, by name.
+    earlier: Parameters of the stages before it, by name; and as `perceptual` those of
+      the network that `<stage>.loss.perceptual` names, to train with it.
 
   Raises:
     UserError: A name is unknown, or a value impossible.

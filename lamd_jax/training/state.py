@@ -40,3 +40,26 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
     ema_params=jax.tree.map(jnp.copy, params),
     opt_state=tx.init(params),
   )
+
+
+@flax.struct.dataclass
+class AdversarialState(TrainState):
+  """The state of training against a discriminator.
+
+  Attributes:
+    critic_params: Of the discriminator, float32.
+    critic_opt_state: Of its optimizer.
+  """
+
+  critic_params: Any
+  critic_opt_state: Any
+
+
+def init_adversarial_state(
+  params: Params, critic_params: Params, tx: optax.GradientTransformation
+) -> AdversarialState:
+  """Returns the state before the first update; one optimizer, used twice."""
+  state = init_state(params, tx)
+  return AdversarialState(
+    **vars(state), critic_params=critic_params, critic_opt_state=tx.init(critic_params)
+  )

@@ -1,16 +1,19 @@
 """One update: gradient, optimizer, moving average."""
 
 from collections.abc import Callable, Mapping
+import dataclasses
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 import optax
 
-from lamd_jax.training.state import TrainState
-from lamd_jax.types import Batch, LossFn, Metrics, PRNGKey, UserError
+from lamd_jax.training.state import AdversarialState, TrainState
+from lamd_jax.types import Batch, LossFn, Metrics, Params, PRNGKey, UserError
+
+State = TypeVar("State", TrainState, AdversarialState)
 
 
 def ema_decay_at(step: Int[Array, ""], ema_decay: float) -> Float[Array, ""]:
@@ -51,19 +54,81 @@ def make_train_step(
     key = jax.random.fold_in(root_key, state.step)
     grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
     (loss, metrics), grads = grad_fn(stage, state.params, batch, key)
-    updates, opt_state = tx.update(grads, state.opt_state, state.params)
-    params = optax.apply_updates(state.params, updates)
-    decay = ema_decay_at(state.step, ema_decay)
-    ema_params = optax.incremental_update(params, state.ema_params, 1.0 - decay)
     metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
     if learning_rate_fn is not None:
       metrics["learning_rate"] = learning_rate_fn(state.step)
-    state = TrainState(
-      step=state.step + 1, params=params, ema_params=ema_params, opt_state=opt_state
+    return _updated(state, grads, tx, ema_decay), metrics
+
+  return train_step
+
+
+def make_adversarial_step(
+  tx: optax.GradientTransformation,
+  ema_decay: float,
+  learning_rate_fn: optax.Schedule | None = None,
+) -> Callable[
+  [AdversarialState, Batch, PRNGKey, Any], tuple[AdversarialState, Metrics]
+]:
+  """Returns the update of an autoencoder and of its discriminator, side by side.
+
+  The discriminator judges the reconstruction that the same update's autoencoder made,
+  and from `stage.critic_start` on both learn from it; before, it stays as it is.
+
+  Args:
+    tx: The optimizer of both.
+    ema_decay: See `make_train_step`.
+    learning_rate_fn: See there.
+
+  Returns:
+    `train_step(state, batch, root_key, stage) -> (state, metrics)`, where `stage` has
+    the `gradients` and the `critic_loss` of `systems.stage.AdversarialStage`.
+  """
+
+  def train_step(state: AdversarialState, batch: Batch, root_key: PRNGKey, stage: Any):
+    key = jax.random.fold_in(root_key, state.step)
+    loss, metrics, grads, decoded = stage.gradients(
+      state.params, state.critic_params, batch, key, state.step
     )
+
+    def update_critic(critic):
+      params, opt_state = critic
+      grad_fn = jax.value_and_grad(stage.critic_loss, has_aux=True)
+      (loss, metrics), grads = grad_fn(params, batch, decoded)
+      updates, opt_state = tx.update(grads, opt_state, params)
+      return (optax.apply_updates(params, updates), opt_state), loss, metrics
+
+    critic = (state.critic_params, state.critic_opt_state)
+    found = jax.eval_shape(update_critic, critic)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), found[1:])
+    critic, critic_loss, critic_metrics = jax.lax.cond(
+      state.step >= stage.critic_start, update_critic, lambda c: (c, *zeros), critic
+    )
+    metrics = {**metrics, **critic_metrics, "critic_loss": critic_loss}
+    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    if learning_rate_fn is not None:
+      metrics["learning_rate"] = learning_rate_fn(state.step)
+    state = _updated(state, grads, tx, ema_decay)
+    params, opt_state = critic
+    state = dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state)
     return state, metrics
 
   return train_step
+
+
+def _updated(
+  state: State, grads: Params, tx: optax.GradientTransformation, ema_decay: float
+) -> State:
+  """The state after one update of the parameters, and of their average."""
+  updates, opt_state = tx.update(grads, state.opt_state, state.params)
+  params = optax.apply_updates(state.params, updates)
+  decay = ema_decay_at(state.step, ema_decay)
+  return dataclasses.replace(
+    state,
+    step=state.step + 1,
+    params=params,
+    ema_params=optax.incremental_update(params, state.ema_params, 1.0 - decay),
+    opt_state=opt_state,
+  )
 
 
 def check_finite(step: int, scalars: Mapping[str, Any]) -> None:
@@ -74,10 +139,10 @@ def check_finite(step: int, scalars: Mapping[str, Any]) -> None:
     scalars: Metrics of the update, on the host.
 
   Raises:
-    UserError: `loss` or `grad_norm` is infinite or not a number.
+    UserError: `loss`, `grad_norm` or `critic_loss` is infinite or not a number.
   """
-  for name in ("loss", "grad_norm"):
-    if not math.isfinite(scalars[name]):
+  for name in ("loss", "grad_norm", "critic_loss"):
+    if name in scalars and not math.isfinite(scalars[name]):
       raise UserError(
         f"training diverged: {name} is {scalars[name]} at step {step}; lower"
         " learning_rate or clip_norm, or raise warmup_steps, and start the stage"

@@ -7,13 +7,14 @@ import jax
 import numpy as np
 from tiny_lamd import BATCH, KEY, VIDEO, autoencoder, vae
 
+from lamd_jax.systems import autoencoder as autoencoder_lib
 from lamd_jax.systems.pixels import from_uint8
 
 
 class MCDVAEStageTest(absltest.TestCase):
   def test_the_loss_is_l1_plus_weighted_kl_per_pixel_value(self):
     stage, params = autoencoder()
-    stage = stage.replace(kl_weight=0.7)
+    stage = stage.replace(losses=autoencoder_lib.Losses(kl_weight=0.7))
     loss, metrics = jax.jit(functools.partial(stage.loss, train=True))(
       params, BATCH, KEY
     )
