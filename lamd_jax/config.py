@@ -9,7 +9,7 @@ def parse_arg(arg: str | None, **defaults):
   Args:
     arg: `name=value` pairs separated by commas; a name alone means True.
     **defaults: The known names, each with its default; its type is the
-      argument's type.
+      argument's type. A tuple is all values there are, the default first.
 
   Returns:
     A dict with the names of `defaults`.
@@ -17,7 +17,7 @@ def parse_arg(arg: str | None, **defaults):
   Raises:
     UserError: An unknown name, or a value of another type.
   """
-  values = dict(defaults)
+  values = {name: x[0] if isinstance(x, tuple) else x for name, x in defaults.items()}
   for item in filter(None, (arg or "").split(",")):
     name, _, text = item.partition("=")
     if name not in defaults:
@@ -25,7 +25,7 @@ def parse_arg(arg: str | None, **defaults):
         f"unknown configuration argument {name!r} (after the colon of --config);"
         f" known: {', '.join(sorted(defaults))}"
       )
-    kind = type(defaults[name])
+    choices, kind = defaults[name], type(values[name])
     try:
       switch = {"": True, "true": True, "false": False}
       values[name] = switch[text.lower()] if kind is bool else kind(text)
@@ -34,4 +34,9 @@ def parse_arg(arg: str | None, **defaults):
         f"configuration argument {name}={text!r}: expected {kind.__name__},"
         f" for example {name}={defaults[name]}"
       ) from None
+    if isinstance(choices, tuple) and values[name] not in choices:
+      raise UserError(
+        f"configuration argument {name}={text!r}; known:"
+        f" {', '.join(str(x) for x in choices if x != '')}"
+      )
   return values

@@ -99,7 +99,7 @@ def _write_cards(
   windows = (config.data.num_frames, config.data.frame_stride)
   others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
   names = list(config.stages)
-  judged = {"sample": (names[-1], sampled[:, 0])}
+  judged = {"sample": (names[-1], sampled[:, 0])} if sampled.shape[1] else {}
   if reconstructed is not None:
     autoencoder = next(n for n in names if n in stage_lib.AUTOENCODERS)
     judged = {"reconstruction": (autoencoder, reconstructed)} | judged

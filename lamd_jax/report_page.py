@@ -214,6 +214,8 @@ def videos(clips: Clips) -> str:
   shown = min(num_samples, MAX_SAMPLES)
   intro = "Each row has one held-out clip. "
   match clips.given_frames:
+    case _ if not num_samples:
+      intro += "No stage of this run generates."
     case 0:
       intro += "The model sees none of it, at most what is said of it, and samples."
     case 1:
@@ -231,10 +233,8 @@ def videos(clips: Clips) -> str:
       " <em>Reconstructed</em> is the real clip through the first stage, the best that"
       " samples can look."
     )
-  intro += (
-    f" Shown: {rows} of {_count(num_clips, 'clip')}, {shown} of"
-    f" {_count(num_samples, 'sample')} each."
-  )
+  intro += f" Shown: {rows} of {_count(num_clips, 'clip')}"
+  intro += f", {shown} of {_count(num_samples, 'sample')} each." if num_samples else "."
   slow = '<option value="0.5">half</option><option value="0.25">quarter</option>'
   controls = (
     f'<div class="controls" hidden data-fps="{clips.fps}" data-frames="{num_frames}">'

@@ -34,7 +34,6 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   started = time.monotonic()
   mesh = sharding.make_mesh(config.mesh.to_dict())
   autoencoder, generator = _stage_names(config)
-  stage = stage_lib.make_stage(config, generator, dict.fromkeys(config.stages[:-1]))
   made_from = _made_from(config, workdir)
   path = workdir / workdir_lib.CLIPS
   if path.exists() and _read_made_from(path) == made_from:
@@ -53,13 +52,13 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   if autoencoder:
     reconstruct = Sampler(config, workdir, autoencoder, mesh)
     reconstructed = {"reconstructed": reconstruct({"video": real}, "reconstructing")}
-  # Sample i of every clip, before sample i + 1 of any: n s f h w 3.
-  sampler = Sampler(config, workdir, generator, mesh)
-  repeated = {
-    name: np.concatenate([x] * values.samples_per_clip) for name, x in batch.items()
-  }
-  sampled = sampler(repeated, "sampling").reshape(values.samples_per_clip, *real.shape)
-  sampled = sampled.swapaxes(0, 1)
+  sampled, given_frames = np.zeros((len(real), 0, *real.shape[1:]), np.uint8), 1
+  if generator:
+    # Sample i of every clip, before sample i + 1 of any: n s f h w 3.
+    sampler, count = Sampler(config, workdir, generator, mesh), values.samples_per_clip
+    repeated = {name: np.concatenate([x] * count) for name, x in batch.items()}
+    sampled = sampler(repeated, "sampling").reshape(count, *real.shape).swapaxes(0, 1)
+    given_frames = sampler.given_frames
 
   if jax.process_index() != 0:
     return
@@ -80,7 +79,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
       real=real,
       **reconstructed,
       sampled=sampled,
-      given_frames=stage.given_frames,
+      given_frames=given_frames,
       fps=fps,
       caption=np.array(captions),
       made_from=made_from,
@@ -109,6 +108,11 @@ def animate(
   """
   mesh = sharding.make_mesh(config.mesh.to_dict())
   _, generator = _stage_names(config)
+  if generator is None:
+    raise UserError(
+      f"the model of {workdir} only reconstructs: config.stages={tuple(config.stages)}"
+      " has no stage that generates"
+    )
   stage = stage_lib.make_stage(config, generator, dict.fromkeys(config.stages[:-1]))
   if stage.given_frames != 1:
     raise UserError(
@@ -129,6 +133,7 @@ class Sampler:
 
   Attributes:
     meta: Of the stage's checkpoint.
+    given_frames: First frames of a clip that the stage looks at.
   """
 
   def __init__(
@@ -141,6 +146,7 @@ class Sampler:
     """Restores a stage, and those before it, from a work folder."""
     stage = workdir_lib.load_stage(config, workdir, name, mesh)
     params, self.meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
+    self.given_frames = stage.given_frames
     everywhere = sharding.replicated(mesh)
     self._arguments = jax.device_put((stage, params), everywhere)
     self._key = jax.random.key(config.seed)
@@ -175,10 +181,11 @@ class Sampler:
     return np.concatenate(outputs)
 
 
-def _stage_names(config: Config) -> tuple[str | None, str]:
-  """Returns the stage that reconstructs, if any does, and the one that generates."""
+def _stage_names(config: Config) -> tuple[str | None, str | None]:
+  """Returns the stage that reconstructs, and the one that generates, if there are."""
   autoencoders = [n for n in config.stages if n in stage_lib.AUTOENCODERS]
-  return (autoencoders or [None])[0], config.stages[-1]
+  last = config.stages[-1]
+  return (autoencoders or [None])[0], None if last in autoencoders else last
 
 
 def _made_from(config: Config, workdir: pathlib.Path) -> str:

@@ -155,7 +155,8 @@ def video_figures(
   Args:
     real: Held-out clips, of at least two frames.
     reconstructed: The same clips, encoded and decoded; None where nothing is.
-    sampled: For each clip, s samples from its first frames.
+    sampled: For each clip, s samples from its first frames; s may be 0 where there are
+      reconstructions.
     given_frames: How many of its frames the model was given; they are left out.
 
   Returns:
@@ -168,22 +169,24 @@ def video_figures(
     UserError: There is no clip, no sample, or only one frame.
   """
   num_clips, num_frames, height, width, _ = real.shape
-  if not num_clips or not sampled.shape[1] or num_frames < 2:
+  num_samples = sampled.shape[1]
+  has_something = num_samples or reconstructed is not None
+  if not num_clips or not has_something or num_frames < 2:
     raise UserError(
       f"cannot measure {num_clips} clips of {num_frames} frames with"
-      f" {sampled.shape[1]} samples each: expected at least one clip, two frames"
+      f" {num_samples} samples each: expected at least one clip, two frames"
       " and one sample; see config.evaluate and config.data.num_frames"
     )
   later = np.s_[..., max(given_frames, 1) :, :, :, :]
   new = np.s_[..., given_frames:, :, :, :]
   given = np.s_[..., :given_frames, :, :, :]
-  moves = {"motion_ratio": motion_ratio(sampled, real)}
-  moves |= motion.compared(sampled.reshape(-1, *real.shape[1:]), real)
-  figures = {
-    **{f"sample_{name}": value for name, value in moves.items()},
-    "sample_pairwise_psnr": pairwise_psnr(sampled[new]),
-  }
-  if given_frames:
+  figures: dict[str, float] = {}
+  if num_samples:
+    moves = {"motion_ratio": motion_ratio(sampled, real)}
+    moves |= motion.compared(sampled.reshape(-1, *real.shape[1:]), real)
+    figures = {f"sample_{name}": value for name, value in moves.items()}
+    figures["sample_pairwise_psnr"] = pairwise_psnr(sampled[new])
+  if given_frames and num_samples:
     # n 1 f h w c against n s f h w c.
     figures["sample_first_frame_psnr"] = psnr(real[given][:, None], sampled[given])
   figures["still_psnr"] = baseline = psnr(still(real)[later], real[later])
@@ -198,7 +201,7 @@ def video_figures(
       figures["reconstruction_ssim"] = ssim(reconstructed[later], real[later])
   return {name: x for name, x in figures.items() if math.isfinite(x)} | {
     "protocol_clips": float(num_clips),
-    "protocol_samples_per_clip": float(sampled.shape[1]),
+    "protocol_samples_per_clip": float(num_samples),
     "protocol_frames": float(num_frames),
     "protocol_given_frames": float(given_frames),
     "protocol_height": float(height),
@@ -217,6 +220,7 @@ def sentence(figures: Mapping[str, float | int]) -> str:
     if k != "0"
     else "beside each, of which the model is given no frame"
   )
+  samples = f", {_count(s, 'sample')} {start}" if s != "0" else ", reconstructed"
   left_out = (
     "; all but the figure of given frames leave those out, which are measured by"
     " themselves"
@@ -225,7 +229,7 @@ def sentence(figures: Mapping[str, float | int]) -> str:
   )
   return (
     f"Measured on {_count(n, 'held-out clip')} of {f} frames at {h}x{w} pixels"
-    f" (height x width), {_count(s, 'sample')} {start}. PSNR is taken per frame on"
+    f" (height x width){samples}. PSNR is taken per frame on"
     " 8-bit pixels (0 to 255) and averaged over frames, clips and samples"
     f"{left_out}. Motion is compared over all frames."
   )

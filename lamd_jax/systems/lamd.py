@@ -17,8 +17,8 @@ from jaxtyping import Array, Float
 from lamd_jax.diffusion import losses, process, samplers, schedules
 from lamd_jax.models.dmg import DMG
 from lamd_jax.models.mcd_vae import MCDVAE
-from lamd_jax.systems import lamd_autoencoder
 from lamd_jax.systems.build import apply, build, compute_dtype
+from lamd_jax.systems.lamd_autoencoder import make_vae, nearest
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
@@ -126,7 +126,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
   """Builds stage 2 around the parameters of stage 1."""
   if "mcd_vae" not in earlier:
     raise UserError("config.stages has 'dmg' without 'mcd_vae' before it")
-  vae = lamd_autoencoder.make_vae(config)
+  vae = make_vae(config)
   model = build(DMG, config.dmg.model, "dmg.model", dtype=compute_dtype(config))
   resolution, levels = config.data.resolution, len(model.channel_mults)
   multiple = vae.spatial_factor * 2 ** (levels - 1)
@@ -134,7 +134,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
     raise UserError(
       f"data.resolution={resolution} does not divide by {multiple}: a motion latent"
       f" {vae.spatial_factor} times smaller, halved on the {levels} levels of"
-      f" dmg.model.channel_mults; nearest: {lamd_autoencoder.nearest(resolution, multiple)}"
+      f" dmg.model.channel_mults; nearest: {nearest(resolution, multiple)}"
     )
   known = get_args(process.Parameterization)
   if config.dmg.diffusion.parameterization not in known:
@@ -145,7 +145,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
   if model.context_channels % 4:
     raise UserError(
       f"dmg.model.context_channels={model.context_channels} does not divide by 4;"
-      f" nearest: {lamd_autoencoder.nearest(model.context_channels, 4)}"
+      f" nearest: {nearest(model.context_channels, 4)}"
     )
   if not 0 <= config.sample.eta <= 1:
     raise UserError(f"sample.eta={config.sample.eta}: expected 0 to 1")
