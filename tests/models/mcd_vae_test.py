@@ -69,6 +69,31 @@ class ShapesTest(parameterized.TestCase):
     self.assertEqual(posterior.logvar.shape, (2, 8, 16, 3))
     self.assertEqual(decoded.shape, (2, num_frames, 16, 32, 3))
 
+  @parameterized.parameters((16, 4), (10, 3), (40, 5), (5, 3))
+  def test_time_that_is_kept_lies_in_the_channels(self, num_frames, latent_frames):
+    _, posterior, decoded = shapes_at(num_frames, latent_frames=latent_frames)
+    self.assertEqual(posterior.mean.shape, (2, 8, 16, 3 * latent_frames))
+    self.assertEqual(decoded.shape, (2, num_frames, 16, 32, 3))
+
+  def test_time_removed_or_kept_takes_as_many_stages(self):
+    stages = [
+      [x for x in shapes_at(16, latent_frames=n)[0]["motion_encoder"] if "down" in x]
+      for n in (1, 4)
+    ]
+    self.assertLen(stages[0], 4)
+    self.assertEqual(*stages)
+
+  def test_a_length_that_halving_does_not_meet_is_refused(self):
+    with self.assertRaisesRegex(
+      UserError, "latent_frames=4: 10 frames halve to 1, 2, 3"
+    ):
+      shapes_at(10, latent_frames=4)
+
+  @parameterized.parameters(("norm", "sample, channel"), ("fusion", "concat, modulate"))
+  def test_an_unknown_variant_is_named(self, name, known):
+    with self.assertRaisesRegex(UserError, f"{name}='batch'; known: {known}"):
+      shapes_at(4, **{name: "batch"})
+
   @parameterized.parameters(2, 3, 10)
   def test_each_further_scale_halves_the_latent(self, num_frames):
     widths = (4, 4, 8)
@@ -125,6 +150,70 @@ class NormTest(absltest.TestCase):
     content = run("encode_content")(VIDEO[:, 0])
     y = run("decode")(Z, content)
     np.testing.assert_allclose(run("decode")(5.0 * Z + 2.0, content), y, atol=1e-3)
+
+
+class VariantsTest(absltest.TestCase):
+  """Norm over channels, affine Norm, modulation, and time that is kept."""
+
+  def model(self, **fields):
+    model = TINY.clone(**fields)
+    key = jax.random.key(0)
+    variables = filled(jax.eval_shape(model.init, key, VIDEO, key))
+
+    def run(method):
+      return jax.jit(functools.partial(model.apply, variables, method=method))
+
+    return run, variables["params"]
+
+  def test_norm_over_channels_makes_each_alike(self):
+    z = Z * jnp.array([0.1, 1.0, 9.0]) + jnp.array([5.0, 0.0, -5.0])
+    z = np.asarray(normalize(z, "channel"))
+    np.testing.assert_allclose(z.mean((1, 2)), 0.0, atol=1e-4)
+    np.testing.assert_allclose(z.std((1, 2)), 1.0, atol=1e-3)
+
+  def test_affine_norm_scales_what_the_decoder_sees_but_not_what_is_diffused(self):
+    run, params = self.model(norm="affine")
+    np.testing.assert_allclose(run("normalize")(Z), normalize(Z), atol=1e-5)
+    content = run("encode_content")(VIDEO[:, 0])
+    plain = TINY.clone()
+    without = {k: v for k, v in params.items() if not k.startswith("norm_")}
+    seen = normalize(Z) * params["norm_scale"] + params["norm_shift"]
+    # The plain decoder, given what the other one sees, behind Norm.
+    decoder = plain.bind({"params": without}).decoder
+    expected = run("to_pixels")(decoder(seen, content))
+    np.testing.assert_allclose(run("decode")(Z, content), expected, atol=1e-3)
+
+  def test_modulation_scales_and_shifts_place_by_place(self):
+    run, _ = self.model(fusion="modulate")
+    content = run("encode_content")(VIDEO[:, 0])
+    before = np.asarray(run("decode")(Z, content))
+    for i, scale in enumerate(content.scales):
+      scales = list(content.scales)
+      scales[i] = scale.at[0].multiply(-1.0)
+      changed = Content(content.deepest, tuple(scales))
+      by = np.abs(np.asarray(run("decode")(Z, changed)) - before)
+      self.assertGreater(by[0].max((1, 2, 3)).min(), 1e-3)
+      np.testing.assert_array_equal(by[1], np.zeros_like(by[1]))
+    # Without content the maps are their biases, the same at every place.
+    spread = functools.partial(jax.tree.map, jnp.zeros_like)
+    run, params = self.model(fusion="modulate", decoder_blocks=(0, 0))
+    shift = spread(content)
+    flat = np.asarray(run("decode_features")(jnp.zeros_like(Z), shift))
+    np.testing.assert_allclose(flat[0], flat[1], atol=1e-5)
+    self.assertIn("fuse_content_0", params["decoder"])
+
+  def test_each_kept_step_in_time_is_of_its_frames(self):
+    # 16 frames in 4 steps: the middle of a step's frames tells on no far step.
+    model = TINY.clone(num_frames=16, latent_frames=4, kernels=((1, 3, 3), (1, 3, 3)))
+    video = normal(1, 16, 8, 8, 3)
+    variables = filled(
+      jax.eval_shape(model.init, jax.random.key(0), video, jax.random.key(0))
+    )
+    encode = jax.jit(functools.partial(model.apply, variables, method="encode_motion"))
+    by = encode(video.at[:, 0].multiply(-1.0)).mean - encode(video).mean
+    by = np.abs(np.asarray(by).reshape(4, 4, 4, 3)).max((0, 1, 3))  # h w f d.
+    self.assertGreater(by[0], 1e-3)
+    self.assertEqual(by[3], 0.0)
 
 
 class PosteriorTest(absltest.TestCase):

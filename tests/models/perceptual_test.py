@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import seeded
 
-from lamd_jax.models import perceptual, vgg
+from lamd_jax.models import i3d, perceptual, vgg
 from lamd_jax.types import UserError
 
 REFERENCE = pathlib.Path(__file__).with_name("lpips_reference.npz")
@@ -95,6 +95,41 @@ class LPIPSTest(parameterized.TestCase):
     step = 1e-2 * float(value) / norm**2
     lowered, _ = value_and_gradient(a - step * gradient)
     self.assertAlmostEqual(float(value - lowered) / float(value), 1e-2, delta=1e-3)
+
+
+class I3DDistanceTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    rng = np.random.default_rng(0)
+    self.a, self.b = (
+      jnp.asarray(rng.uniform(-1, 1, (2, 4, 16, 24, 3)), jnp.float32) for _ in range(2)
+    )
+    module = perceptual.I3DDistance()
+    shapes = jax.eval_shape(module.init, jax.random.key(0), self.a, self.b)
+    params = jax.tree.map(lambda s: jnp.float32(rng.normal(0, 0.1, s.shape)), shapes)
+    self.distance = jax.jit(functools.partial(module.apply, params))
+    self.network = jax.jit(
+      functools.partial(i3d.EarlyI3D().apply, {"params": params["params"]["network"]})
+    )
+
+  def test_it_is_the_mean_of_squared_differences_of_unit_features(self):
+    expected = np.zeros(2)
+    for y, z in zip(self.network(self.a), self.network(self.b), strict=True):
+      y, z = (np.asarray(v, np.float64) for v in (y, z))
+      unit = lambda v: v / (np.linalg.norm(v, axis=-1, keepdims=True) + 1e-10)
+      expected += ((unit(y) - unit(z)) ** 2).sum(-1).mean((1, 2, 3)) / 3
+    np.testing.assert_allclose(self.distance(self.a, self.b), expected, rtol=1e-4)
+
+  def test_the_order_of_frames_matters(self):
+    same = self.distance(self.a, self.a)
+    np.testing.assert_array_equal(same, 0.0)
+    self.assertGreater(self.distance(self.a, self.a[:, ::-1]).min(), 0.01)
+
+  def test_gradients_are_finite_also_where_clips_are_equal_and_dark(self):
+    clip = jnp.full_like(self.a, -1.0)
+    gradient = jax.grad(lambda x: self.distance(x, clip).sum())
+    self.assertTrue(np.isfinite(gradient(clip)).all())
+    self.assertGreater(np.abs(gradient(self.a)).max(), 0.0)
 
 
 class HeadsTest(absltest.TestCase):

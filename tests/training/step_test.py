@@ -7,6 +7,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import chex
+import flax.struct
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,7 @@ import optax
 
 from lamd_jax.training import checkpoint, optimizer, sharding
 from lamd_jax.training import step as step_lib
-from lamd_jax.training.state import TrainState, init_state
+from lamd_jax.training.state import TrainState, init_adversarial_state, init_state
 from lamd_jax.types import UserError
 
 KEY = jax.random.key(0)
@@ -106,6 +107,35 @@ class StepTest(parameterized.TestCase):
       state, _ = train_step(state, {}, KEY, None)
     self.assertEqual(state.params["w"], -900.0)
     self.assertBetween(float(state.ema_params["w"]), -920.0, -900.0)
+
+  def test_an_adversarial_update_by_hand(self):
+    @flax.struct.dataclass
+    class Duel:
+      """One number each: w follows its slope, v the product with what w made."""
+
+      critic_start: int = flax.struct.field(pytree_node=False)
+
+      def gradients(self, params, critic_params, batch, key, step):
+        grads = {"w": batch["g"] * critic_params["v"]}
+        return jnp.float32(3.0), {"seen": step}, grads, params["w"]
+
+      def critic_loss(self, critic_params, batch, decoded):
+        return critic_params["v"] * decoded, {"v": critic_params["v"]}
+
+    tx = optax.sgd(0.5)
+    start = init_adversarial_state({"w": jnp.array(4.0)}, {"v": jnp.array(2.0)}, tx)
+    train_step = jax.jit(step_lib.make_adversarial_step(tx, ema_decay=0.5))
+    batch = {"g": jnp.array(3.0)}
+    state, before = train_step(start, batch, KEY, Duel(critic_start=1))
+    # The slope of w is 3 v = 6; v waits for step 1. The average's decay is 1/10.
+    self.assertEqual((state.params["w"], state.critic_params["v"]), (1.0, 2.0))
+    self.assertEqual((before["critic_loss"], before["v"]), (0.0, 0.0))
+    np.testing.assert_allclose(state.ema_params["w"], 0.1 * 4.0 + 0.9 * 1.0, rtol=1e-6)
+    state, after = train_step(state, batch, KEY, Duel(critic_start=1))
+    # v follows w as this update saw it, 1, not as it leaves it.
+    self.assertEqual((state.params["w"], state.critic_params["v"]), (-2.0, 1.5))
+    self.assertEqual((after["critic_loss"], after["v"], after["seen"]), (2.0, 2.0, 1))
+    self.assertEqual((after["loss"], after["grad_norm"], state.step), (3.0, 6.0, 2))
 
   def test_each_step_draws_its_own_noise(self):
     noise = lambda stage, params, batch, key: (params["w"] * jax.random.normal(key), {})
