@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax import beside, pretrained
+from lamd_jax import beside, latents, pretrained
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.metrics import motion
@@ -236,6 +236,7 @@ def train_stage(
     images = beside.image_source(config, source, "train")
     batches = pipeline.batches(
       source,
+      read=latents.open_latents(config, name, stage, source, folder.parent, mesh),
       describe=describe,
       images=images,
       num_images=beside.num_images(config),

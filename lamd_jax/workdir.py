@@ -6,6 +6,7 @@ environment.json   versions, devices, git revision of the run that began it
 samples/           clips.npz, and the same clips as mp4, gif and png
 metrics.json       every figure of the report, name to number
 cards/             scores against real clips, each with its protocol
+latents/           what a frozen stage makes of training windows, where that is kept
 features/          of real clips and of captions, so that they are computed once
 report.html        the report
 """

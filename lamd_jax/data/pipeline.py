@@ -28,6 +28,7 @@ def batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
+  read: Callable[[int, int], Mapping[str, np.ndarray]] | None = None,
   describe: Describe | None = None,
   images: VideoSource | None = None,
   num_images: int = 0,
@@ -48,6 +49,8 @@ def batches(
     batch_size: Videos in a batch; global, over all devices.
     seed: Chooses order and windows.
     start_step: Number of the first batch; the earlier ones cost nothing.
+    read: What a batch has of a window, by the number of its video and its first frame,
+      in place of its frames; these are then not read, nor mirrored.
     describe: Further arrays of a video, by its number, such as its label.
     images: Where single images come from: frames of these videos, each as likely as
       any, none twice for one video of a batch.
@@ -58,7 +61,8 @@ def batches(
     prefetch: Batches kept ready.
 
   Returns:
-    An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}; with what
+    An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}, or with what `read`
+    gives in place of the video; with what
     `describe` gives, and with {"images": uint8 [b n h w 3]} and what `describe_image`
     gives, after `image_`.
   """
@@ -72,10 +76,13 @@ def batches(
   def read_window(index: int, rng: np.random.Generator) -> dict[str, Any]:
     last = max(source.num_frames(index) - span, 0)
     start = int(rng.integers(last + 1))
-    video = source.read(index, start, num_frames, frame_stride)
-    if flip and rng.random() < 0.5:
-      video = video[:, :, ::-1]
-    example = {"video": video, "index": np.int32(index)}
+    if read:
+      example = {**read(index, start), "index": np.int32(index)}
+    else:
+      video = source.read(index, start, num_frames, frame_stride)
+      if flip and rng.random() < 0.5:
+        video = video[:, :, ::-1]
+      example = {"video": video, "index": np.int32(index)}
     if describe:
       example |= describe(index)
     if draw_images:

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from lamd_jax.diffusion import losses, process, samplers, schedules
 from lamd_jax.models.dmg import DMG
-from lamd_jax.models.mcd_vae import MCDVAE
+from lamd_jax.models.mcd_vae import MCDVAE, Posterior
 from lamd_jax.systems.build import apply, build, compute_dtype
 from lamd_jax.systems.lamd_autoencoder import make_vae, nearest
 from lamd_jax.systems.pixels import from_uint8
@@ -107,6 +107,16 @@ class DMGStage:
       "guidance": "none",
     }
 
+  def precompute(self, batch: Batch) -> Batch:
+    """See `PrecomputingStage`: the posterior of the latent, and the first frame."""
+    video = from_uint8(batch["video"])
+    posterior = apply(self.vae, self.vae_params, video, method="encode_motion")
+    return {
+      "video": batch["video"][:, :1],
+      "motion_mean": posterior.mean,
+      "motion_logvar": posterior.logvar,
+    }
+
   def _encode(
     self, batch: Batch, key: PRNGKey
   ) -> tuple[Float[Array, "b h w d"], Float[Array, "b h w c"]]:
@@ -114,7 +124,10 @@ class DMGStage:
     video = from_uint8(batch["video"])
 
     def encode(vae: MCDVAE):
-      posterior = vae.encode_motion(video)
+      if "motion_mean" in batch:
+        posterior = Posterior(batch["motion_mean"], batch["motion_logvar"])
+      else:
+        posterior = vae.encode_motion(video)
       content = vae.encode_content(video[:, 0])
       return vae.normalize(posterior.sample(key)), content.deepest
 

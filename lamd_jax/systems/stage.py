@@ -102,6 +102,18 @@ class AdversarialStage(Stage, Protocol):
     ...
 
 
+@runtime_checkable
+class PrecomputingStage(Stage, Protocol):
+  """A stage of which part is frozen, and can look at clips once and for all."""
+
+  def precompute(self, batch: Batch) -> Batch:
+    """Returns what `loss` needs of the videos of a batch, and takes in their place.
+
+    Rows of examples, by names; `video` among them, cut to what is still looked at.
+    """
+    ...
+
+
 MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
 
 # System -> stage -> (config, parameters of earlier stages) -> stage. The last stage
