@@ -73,9 +73,8 @@ def open_latents(
   batch = workdir_lib.abstract_batch(config, values.batch_size)
   run = jax.jit(lambda stage, batch: stage.precompute(batch))
   rows = jax.eval_shape(run, stage, {"video": batch["video"]})
-  size = ends[-1] * sum(
-    math.prod(x.shape[1:]) * x.dtype.itemsize for x in rows.values()
-  )
+  row_bytes = [math.prod(x.shape[1:]) * x.dtype.itemsize for x in rows.values()]
+  size = ends[-1] * sum(row_bytes)
   folder = workdir / FOLDER / name
   made_from = _made_from(config, stage)
   if not folder.exists():
