@@ -70,7 +70,7 @@ def open_landscape(
       f"data.path={str(path)!r} has no folder {_FOLDERS[split]!r}; expected a folder "
       f"with {layout}"
     )
-  # Files beside the frames are notes of those who made the set.
+  # Shots are folders of frames; a video beside them is somebody's own.
   found = sorted(shot for shot in video_folder.walk(folder) if shot[1])
   shots, skipped = video_files.look_at(folder, found, sampling.min_frames, FPS)
   if not shots:

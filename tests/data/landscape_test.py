@@ -5,7 +5,7 @@ import shutil
 from absl.testing import absltest
 import numpy as np
 from PIL import Image
-from video_fixtures import FolderTestCase, numbers_of, write_frames
+from video_fixtures import FolderTestCase, numbers_of, write_frames, write_video
 
 from lamd_jax.data import pipeline, sources
 from lamd_jax.types import UserError
@@ -29,7 +29,9 @@ class LandscapeTest(FolderTestCase):
       # Numbers go on where another shot ends, and grow by a digit.
       pattern = f"{video}_frames_{{}}"
       write_frames(self.folder / name, length, ".jpg", pattern, first=995)
+    # What is no shot.
     (self.folder / "sky_train" / "readme").write_text("as in the archive")
+    write_video(self.folder / "sky_train" / "preview.mp4", 20)
 
   def source(self, split="train", **values):
     data = dict(
@@ -62,6 +64,16 @@ class LandscapeTest(FolderTestCase):
     self.assertEqual(train.skipped, [line])
     self.assertLen(logs.output, 1)
     self.assertEqual((train.annotation(0), train.num_classes), ({}, None))
+
+  def test_shots_do_not_come_in_the_order_of_their_videos(self):
+    for number in range(20):
+      write_frames(self.folder / f"sky_test/{number // 5}/{number % 5}", 7, ".jpg")
+    names = self.names(self.source("eval"))
+    self.assertLen(names, 22)
+    self.assertGreater(len({name.split("/")[0] for name in names[:5]}), 2)
+    # Nor does the order change when one is missing.
+    shutil.rmtree(self.folder / "sky_test" / names[3])
+    self.assertEqual(self.names(self.source("eval")), names[:3] + names[4:])
 
   def test_frames_come_in_the_order_of_their_numbers(self):
     source = self.source("eval")
