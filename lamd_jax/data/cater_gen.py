@@ -5,8 +5,8 @@ text. In v1 a cone and a snitch (a golden thing of three rings) move; in v2 some
 of several shapes, sizes, colours and materials, of which one or two move. Each video
 has two captions. The explicit one says all: "the small gray metal cone is sliding to
 (-1, 2)."; places are columns and rows from -3 to 3, without 0. The ambiguous one leaves
-out attributes, and names quadrants: "the cone is sliding to the second quadrant."; one
-ends in many ways. In v1 the shapes alone are named, in both.
+out attributes, and names quadrants: "the cone is sliding to the second quadrant."; more
+than one video is true of it. In v1 the shapes alone are named, in both.
 
 Source: Hu et al. 2022 (MAGE, arXiv:2112.02815); https://github.com/Youncy-Hu/MAGE links
 folders of Google Drive: v1 1ICIP5qY1rTod-hTLz5zJSxlbrHrGrdt4, v2
