@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from PIL import Image
 import tiny_config
 
-from lamd_jax import evaluate, report, sample, train
+from lamd_jax import evaluate, report, sample, train, transfer
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, video_io
 from lamd_jax.metrics import card as card_lib
@@ -383,6 +383,23 @@ class AnimateTest(JobsTestCase):
     image.getexif()[0x0112] = 6
     frame = self.animated(image)[0, 0].astype(float)
     self.assertGreater(frame[-1].mean() - frame[0].mean(), 200.0)
+
+
+class TransferTest(JobsTestCase):
+  def test_a_trained_autoencoder_alone_gives_motion_to_a_picture(self):
+    shutil.copytree(WHOLE, self.folder)
+    shutil.rmtree(self.folder / "dmg")
+    with np.load(WHOLE / "samples/clips.npz") as file:
+      image, reconstructed = file["real"][0, 0], file["reconstructed"][0]
+    before = snapshot(self.folder)
+    clip = self.folder / "samples/real_0.mp4"
+    paths = transfer.transfer(CONFIG, self.folder, [clip], image, "mine")
+    self.assertEqual([path.name for path in paths], ["mine_0.mp4", "mine_grid.mp4"])
+    # Nearly the clip that was reconstructed; mp4 has changed it and its motion.
+    found = video_io.read_window(paths[0], 0, 3, 1, 8)
+    self.assertLess(np.abs(np.subtract(found, reconstructed, dtype=float)).mean(), 20.0)
+    after = snapshot(self.folder)
+    self.assertEqual({k: after[k] for k in before}, before)
 
 
 class DamageTest(JobsTestCase):
