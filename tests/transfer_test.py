@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType
 import numpy as np
+from PIL import Image
 import tiny_config
 from tiny_lamd import KEY, autoencoder
 
@@ -139,7 +140,9 @@ class TransferTest(parameterized.TestCase):
       probed = video_io.probe(path)
       self.assertEqual((probed.num_frames, probed.fps), (F, FPS))
       self.assertTrue(path.with_suffix(".gif").exists())
-    self.assertTrue((self.folder / "transferred" / "mine.png").exists())
+    with Image.open(self.folder / "transferred" / "mine.png") as sheet:
+      # Rows and columns of 64 pixels, 2 between them: two clips and two videos.
+      self.assertEqual(sheet.size, (F * 66 + 2, 4 * 66 + 2))
 
   def test_of_a_clip_every_so_many_frames_are_taken_as_in_training(self):
     self.config.data.frame_stride = 2
