@@ -8,6 +8,7 @@ interrupted goes on. One part alone, or a picture of one's own:
 
     python -m lamd_jax.main --config=... --mode=train
     python -m lamd_jax.main --config=... --mode=sample --image=photo.png
+    python -m lamd_jax.main --config=... --mode=transfer --motion=a.mp4 --image=b.png
 
 Any value of the configuration can be given: --config.dmg.train.steps=500
 """
@@ -28,11 +29,37 @@ from absl import app, flags, logging  # noqa: E402
 import jax  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from lamd_jax import edit, evaluate, report, sample, train, workdir  # noqa: E402
+from lamd_jax import (  # noqa: E402
+  edit,
+  evaluate,
+  report,
+  sample,
+  train,
+  transfer,
+  workdir,
+)
 from lamd_jax.data import video_io  # noqa: E402
-from lamd_jax.types import UserError  # noqa: E402
+from lamd_jax.types import Config, UserError  # noqa: E402
 
-MODES = ("all", "train", "sample", "evaluate", "report")
+MODES = ("all", "train", "sample", "evaluate", "report", "transfer")
+# The flags that only some modes know.
+MODES_OF = {
+  "image": ("sample", "transfer"),
+  "video": ("sample", "transfer"),
+  "task": ("sample",),
+  "motion": ("transfer",),
+  "strength": ("transfer",),
+  "mix": ("transfer",),
+}
+
+
+class _Numbers(flags.ArgumentParser):
+  """Numbers with commas between them."""
+
+  def parse(self, argument):
+    """Returns a list of them."""
+    return [float(text) for text in argument.split(",")]
+
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "A file of configs/, or one of your own.", lock_config=True
@@ -41,9 +68,11 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Work folder; by default runs/ and the name of the configuration."
 )
 _MODE = flags.DEFINE_enum("mode", "all", MODES, "What to do; all parts by default.")
-_IMAGE = flags.DEFINE_string("image", None, "With --mode=sample: a picture to animate.")
+_IMAGE = flags.DEFINE_string(
+  "image", None, "With --mode=sample: a picture to animate; or to give motion to."
+)
 _VIDEO = flags.DEFINE_string(
-  "video", None, "With --mode=sample: a video whose first frame to animate."
+  "video", None, "The same: a video whose first frame is the picture."
 )
 _TASK = flags.DEFINE_enum(
   "task", None, edit.TASKS, "With --mode=sample and --video: what to make of it."
@@ -59,6 +88,15 @@ _EVERY = flags.DEFINE_integer(
 )
 _CAPTION = flags.DEFINE_string("caption", None, "With --task: what the video shows.")
 _LABEL = flags.DEFINE_integer("label", None, "With --task: the class of the video.")
+_MOTION = flags.DEFINE_multi_string(
+  "motion", None, "With --mode=transfer: a video whose motion the picture is to have."
+)
+_STRENGTH = flags.DEFINE(
+  _Numbers(), "strength", "1", "Of --motion, as in 0.5,1,2: 0 is still, 2 exaggerates."
+)
+_MIX = flags.DEFINE_integer(
+  "mix", None, "So many videos from the first of two --motion to the second."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One process of several, as on a TPU pod: find the others."
 )
@@ -83,15 +121,7 @@ def main(argv: Sequence[str]) -> int:
 
 def _run() -> None:
   """What the flags ask for, in order."""
-  if (_IMAGE.value or _VIDEO.value) and _MODE.value != "sample":
-    raise UserError("--image and --video need --mode=sample")
-  if _IMAGE.value and _VIDEO.value:
-    raise UserError("give --image or --video, not both")
-  for name in ("frames", "caption", "label"):
-    if flags.FLAGS[name].present and not _TASK.value:
-      raise UserError(f"--{name} needs --task, one of {', '.join(edit.TASKS)}")
-  if _TASK.value and not _VIDEO.value:
-    raise UserError(f"--task={_TASK.value} needs --mode=sample and --video")
+  _check_flags()
   mode = _MODE.value
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
     _say_report(report.write_report(pathlib.Path(_WORKDIR.value).expanduser()))
@@ -118,24 +148,8 @@ def _run() -> None:
   startup_seconds = time.monotonic() - STARTED
   if mode in ("all", "train"):
     train.train(config, folder)
-  if _TASK.value:
-    for path in edit.edit(
-      config,
-      folder,
-      _TASK.value,
-      pathlib.Path(_VIDEO.value or "").expanduser(),
-      num_frames=_FRAMES.value,
-      factor=_FACTOR.value,
-      every=_EVERY.value,
-      caption=_CAPTION.value,
-      label=_LABEL.value,
-    ):
-      print(path)
-    return
-  if picture := _IMAGE.value or _VIDEO.value:
-    name = re.sub(r"[^\w.-]+", "_", pathlib.Path(picture).stem) or "picture"
-    for path in sample.animate(config, folder, _read_picture(picture), name):
-      print(path)
+  if _IMAGE.value or _VIDEO.value:
+    print(*_make_of_files(config, folder), sep="\n")
     return
   if mode in ("all", "sample"):
     sample.sample_clips(config, folder)
@@ -143,6 +157,57 @@ def _run() -> None:
     evaluate.evaluate(config, folder, startup_seconds)
   if mode == "all" and jax.process_index() == 0:
     _say_report(report.write_report(folder))
+
+
+def _make_of_files(config: Config, folder: pathlib.Path) -> list[pathlib.Path]:
+  """Videos of a picture or a video of one's own."""
+  picture = _IMAGE.value or _VIDEO.value or ""
+  if _TASK.value:
+    return edit.edit(
+      config,
+      folder,
+      _TASK.value,
+      pathlib.Path(picture).expanduser(),
+      num_frames=_FRAMES.value,
+      factor=_FACTOR.value,
+      every=_EVERY.value,
+      caption=_CAPTION.value,
+      label=_LABEL.value,
+    )
+  image, name = _read_picture(picture), _file_name(picture)
+  if clips := _MOTION.value:
+    name = f"{name}_by_{'_'.join(map(_file_name, clips))}"
+    name = name[:100] + ("_mix" if _MIX.value else "")  # File systems have limits.
+    return transfer.transfer(
+      config,
+      folder,
+      [pathlib.Path(path).expanduser() for path in clips],
+      image,
+      name,
+      strengths=_STRENGTH.value,
+      mix=_MIX.value,
+    )
+  return sample.animate(config, folder, image, name)
+
+
+def _check_flags() -> None:
+  """Raises a `UserError` for flags that mean nothing together."""
+  mode, task = _MODE.value, _TASK.value
+  for name, modes in MODES_OF.items():
+    if flags.FLAGS[name].present and mode not in modes:
+      raise UserError(f"--{name} needs --mode={' or --mode='.join(modes)}")
+  if _IMAGE.value and _VIDEO.value:
+    raise UserError("give --image or --video, not both")
+  for name in ("frames", "caption", "label"):
+    if flags.FLAGS[name].present and not task:
+      raise UserError(f"--{name} needs --task, one of {', '.join(edit.TASKS)}")
+  if task and not _VIDEO.value:
+    raise UserError(f"--task={task} needs --mode=sample and --video")
+  if mode == "transfer" and not (_MOTION.value and (_IMAGE.value or _VIDEO.value)):
+    raise UserError(
+      "--mode=transfer needs --motion, a video, and --image, the picture that is to"
+      " move like it (or --video, whose first frame is the picture)"
+    )
 
 
 def _find_other_processes() -> None:
@@ -160,6 +225,11 @@ def _read_picture(path: str):
   if _IMAGE.value:
     return video_io.read_image(path)
   return video_io.read_window(path, 0, 1)[0]
+
+
+def _file_name(path: str) -> str:
+  """What files that are made of a file are called."""
+  return re.sub(r"[^\w.-]+", "_", pathlib.Path(path).stem) or "picture"
 
 
 def _default_workdir() -> str:

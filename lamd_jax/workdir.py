@@ -11,7 +11,7 @@ features/          of real clips and of captions, so that they are computed once
 report.html        the report
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 import importlib.metadata
 import json
 import os
@@ -167,16 +167,28 @@ def write_video(
 
 
 def write_videos(
-  folder: pathlib.Path, name: str, videos: UInt8[np.ndarray, "n f h w 3"], fps: float
+  folder: pathlib.Path,
+  name: str,
+  videos: UInt8[np.ndarray, "n f h w 3"],
+  fps: float,
+  rows: Sequence[UInt8[np.ndarray, "f h w 3"]] | None = None,
 ) -> list[pathlib.Path]:
   """Writes videos as `name_0.mp4` and so on, gifs too, and the frames of all as a png.
+
+  Args:
+    folder: Where to.
+    name: Beginning of the names of the files.
+    videos: In the order of their numbers.
+    fps: Frames per second.
+    rows: Of the png; the videos by default.
 
   Returns:
     The paths of the mp4 files.
   """
   with disk.explain_full_disk(folder.parent):
     paths = [write_video(folder / f"{name}_{i}", x, fps) for i, x in enumerate(videos)]
-    video_io.contact_sheet(videos, folder / f"{name}.png")
+    sheet = videos if rows is None else rows
+    video_io.contact_sheet(sheet, folder / f"{name}.png")
   return paths
 
 

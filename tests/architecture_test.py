@@ -34,12 +34,16 @@ MAY_IMPORT = {
   "evaluate": JOB | {"score"},
   "sample": JOB,
   "edit": JOB,
+  "transfer": JOB,
   "score": {"types", "data", "metrics"},
   "metrics.__main__": {"types", "data", "metrics", "score"},
   "report": JOB | {"report_page"},
   "report_page": {"types", "data", "metrics", "report_curves"},
   "report_curves": set(),
-  "main": {"types", "workdir", "data", "train", "evaluate", "sample", "edit", "report"},
+  "main": {
+    *("types", "workdir", "data", "train", "evaluate", "sample", "edit", "transfer"),
+    "report",
+  },
 }
 # Networks that are not trained here: of the models, measures know these alone.
 FROZEN = {"clip", "i3d", "inception", "perceptual", "vgg"}

@@ -21,7 +21,7 @@ import orbax.checkpoint as ocp
 from PIL import Image
 import tiny_config
 
-from lamd_jax import evaluate, report, sample, train
+from lamd_jax import evaluate, report, sample, train, transfer
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, video_io
 from lamd_jax.metrics import card as card_lib
@@ -383,6 +383,28 @@ class AnimateTest(JobsTestCase):
     image.getexif()[0x0112] = 6
     frame = self.animated(image)[0, 0].astype(float)
     self.assertGreater(frame[-1].mean() - frame[0].mean(), 200.0)
+
+
+class TransferTest(JobsTestCase):
+  def test_a_trained_autoencoder_alone_gives_motion_to_a_picture(self):
+    shutil.copytree(WHOLE, self.folder)
+    shutil.rmtree(self.folder / "dmg")
+    before = snapshot(self.folder)
+    path = self.folder / "samples/real_0.mp4"
+    clip = video_io.read_window(path, 0, 3, 1, 8)
+    write_videos = workdir_lib.write_videos
+    with mock.patch.object(workdir_lib, "write_videos", wraps=write_videos) as written:
+      paths = transfer.transfer(CONFIG, self.folder, [path], clip[0], "mine")
+    self.assertEqual([path.name for path in paths], ["mine_0.mp4", "mine_grid.mp4"])
+    # What the job of sampling makes of the clip with the same checkpoint.
+    mesh = sharding.make_mesh({})
+    sampler = sample.Sampler(CONFIG, self.folder, "mcd_vae", mesh)
+    (expected,) = sampler({"video": clip[None]}, "reconstructing")
+    _, _, (found,), fps, _ = written.call_args[0]
+    self.assertLessEqual(np.abs(np.subtract(found, expected, dtype=int)).max(), 1)
+    self.assertEqual(fps, sampler.meta["fps"])
+    after = snapshot(self.folder)
+    self.assertEqual({k: after[k] for k in before}, before)
 
 
 class DamageTest(JobsTestCase):

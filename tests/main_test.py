@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 import tiny_config
 
-from lamd_jax import main, sample, train
+from lamd_jax import main, sample, train, transfer
 from lamd_jax import workdir as workdir_lib
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -144,9 +144,16 @@ class ArgumentsTest(MainTestCase):
   @parameterized.parameters(
     (["extra"], "unexpected argument 'extra'"),
     (["--imge=x.png"], "Unknown command line flag 'imge'"),
-    (["--mode=trian"], "--mode=trian: .* <all|train|sample|evaluate|report>"),
-    (["--image=x.png"], "--image and --video need --mode=sample"),
-    (["--video=x.mp4", "--mode=train"], "--image and --video need --mode=sample"),
+    (["--mode=trian"], r"--mode=trian: .* <all\|train\|.*\|report\|transfer>"),
+    (["--image=x.png"], "--image needs --mode=sample or --mode=transfer"),
+    (["--video=x.mp4", "--mode=train"], "--video needs --mode=sample or --mode=tr"),
+    (["--task=extend", "--video=x", "--mode=transfer"], "--task needs --mode=sample"),
+    (["--motion=x.mp4"], "--motion needs --mode=transfer"),
+    (["--strength=2", "--mode=sample"], "--strength needs --mode=transfer"),
+    (["--mix=5", "--mode=sample"], "--mix needs --mode=transfer"),
+    (["--mode=transfer", "--image=x.png"], "--mode=transfer needs --motion"),
+    (["--mode=transfer", "--motion=x.mp4"], "--mode=transfer needs .* --image"),
+    (["--mode=transfer", "--strength=1,a"], "--strength=1,a: expected a number"),
     (["--image=x", "--video=y", "--mode=sample"], "--image or --video, not both"),
     (["--mode=sample"], "no config.json: expected a folder that --mode=train wrote"),
     (["--mode=evaluate"], "no config.json: expected a folder"),
@@ -231,6 +238,28 @@ class BegunFolderTest(MainTestCase):
         np.testing.assert_array_equal(image, pixels)
       else:
         self.assertLess(np.abs(image - 200.0).max(), 5.0)
+
+  def test_the_motions_of_videos_are_given_to_a_picture(self):
+    picture = self.temporary / "a b.png"
+    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(picture)
+    flags = ["--mode=transfer", f"--image={picture}", "--motion=x y.mp4"]
+    for more, clips, strengths, mix, name in (
+      ([], ["x y.mp4"], [1.0], None, "a_b_by_x_y"),
+      (
+        ["--motion=z.mp4", "--strength=0.5,-1", "--mix=5"],
+        ["x y.mp4", "z.mp4"],
+        [0.5, -1.0],
+        5,
+        "a_b_by_x_y_z_mix",
+      ),
+    ):
+      with mock.patch.object(transfer, "transfer", return_value=[]) as called:
+        status, stderr = run(TINY, *flags, *more, f"--workdir={self.folder}")
+      self.assertEqual((status, stderr), (0, ""))
+      _, folder, given, image, given_name = called.call_args[0]
+      self.assertEqual((folder, image.shape), (self.folder, (6, 5, 3)))
+      self.assertEqual((given, given_name), ([pathlib.Path(x) for x in clips], name))
+      self.assertEqual(called.call_args[1], dict(strengths=strengths, mix=mix))
 
   def test_a_stop_is_one_line_with_the_status_that_shells_expect(self):
     for error, expected in (
