@@ -13,7 +13,8 @@ import numpy as np
 
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import video_io
-from lamd_jax.systems import mcd_vae, motion, pixels
+from lamd_jax.models.mcd_vae import MCDVAE
+from lamd_jax.systems import lamd_autoencoder, motion, pixels
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, Params, UserError
 
@@ -94,7 +95,7 @@ def transfer(
 
 def load(
   config: Config, workdir: pathlib.Path
-) -> tuple[mcd_vae.MCDVAE, Params, dict[str, Any]]:
+) -> tuple[MCDVAE, Params, dict[str, Any]]:
   """Returns what the functions of `systems.motion` need, from a trained work folder.
 
   Args:
@@ -116,7 +117,7 @@ def load(
   stage = workdir_lib.load_stage(config, workdir, STAGE, mesh)
   params, meta = workdir_lib.load_params(config, workdir, STAGE, stage, mesh)
   params = jax.device_put(params, sharding.replicated(mesh))
-  return mcd_vae.make_vae(config), params, meta
+  return lamd_autoencoder.make_vae(config), params, meta
 
 
 def _read(config: Config, path: pathlib.Path) -> UInt8[np.ndarray, "f h w 3"]:
