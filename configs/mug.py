@@ -125,6 +125,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     num_clips=pick(1024, 256, 2),
     samples_per_clip=pick(1, 1, 2),
     metrics=pick(("fvd", "kvd"), ("fvd", "kvd"), ("motion",)),
+    group_by=pick(("label", "subject"), (), ()),  # cFVD and sFVD.
     weights="weights",  # A folder with networks other than I3D, if metrics need them.
   )
   return config

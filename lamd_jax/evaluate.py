@@ -1,8 +1,10 @@
 """Job: measure what was sampled, and write the figures."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+import json
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -48,7 +50,7 @@ def evaluate(
       reconstructed = file.get("reconstructed")
       given_frames = int(file["given_frames"])
       sample_seconds = float(file["seconds"])
-      captions = [str(x) for x in file["caption"]]
+      notes = [json.loads(str(x)) for x in file["notes"]]
   except Exception as e:  # Damage shows as any error at all.
     raise UserError(
       f"{path} is damaged ({e}); delete it and run --mode=sample again"
@@ -57,7 +59,7 @@ def evaluate(
     protocol.video_figures(real, reconstructed, sampled, given_frames)
   )
   if config.evaluate.metrics and jax.process_index() == 0:
-    figures |= _write_cards(config, workdir, real, reconstructed, sampled, captions)
+    figures |= _write_cards(config, workdir, real, reconstructed, sampled, notes)
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
   memory = [workdir_lib.peak_memory_gb()]
   for name in config.stages:
@@ -87,9 +89,12 @@ def _write_cards(
   real: np.ndarray,
   reconstructed: np.ndarray | None,
   sampled: np.ndarray,
-  captions: Sequence[str],
+  notes: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
   """Scores reconstructions, and one sample of each clip; a card for each measure.
+
+  And for what `config.evaluate.group_by` names, such as labels, one of the mean over
+  groups, of measures of sets.
 
   Returns:
     The values, as in `sample_fvd`.
@@ -106,14 +111,14 @@ def _write_cards(
   # The clips of all sets show what the same captions say.
   sets = {what: clip_set.of_array(what, videos) for what, (_, videos) in judged.items()}
   by_name = {
-    name: caption
+    name: str(note.get("caption", ""))
     for clips in sets.values()
-    for name, caption in zip(clips.names, captions, strict=False)
+    for name, note in zip(clips.names, notes, strict=False)
   }
   measures = _make_measures(config, by_name)
   values: dict[str, float] = {}
   seen: score.Seen = {}
-  for what, (name, _) in judged.items():
+  for what, (name, videos) in judged.items():
     stage = stage_lib.make_stage(
       config, name, dict.fromkeys(names[: names.index(name)])
     )
@@ -126,22 +131,39 @@ def _write_cards(
       "ema": config[name].train.ema_decay,
       "checkpoint": f"step {steps} of {name}",
     }
+    are_pairs, cache = stage.given_frames > 0, workdir / workdir_lib.FEATURES
+    kwargs: dict[str, Any] = dict(are_pairs=are_pairs, cache=cache, protocol=known)
     cards = score.score(
-      measures,
-      real_set,
-      sets[what],
-      others=others,
-      are_pairs=stage.given_frames > 0,
-      cache=workdir / workdir_lib.FEATURES,
-      protocol=known,
-      seen=seen,
+      measures, real_set, sets[what], others=others, seen=seen, **kwargs
     )
+    of_sets = [measure for measure in measures if measure.kind == "sets"]
+    for group in config.evaluate.get("group_by", ()) if what == "sample" else ():
+      folders = _folders(notes, group)
+      pair = (
+        clip_set.of_array(x, y, folders) for x, y in (("real", real), (what, videos))
+      )
+      found = score.score_groups(of_sets, *pair, level=1, num_draws=0, **kwargs)
+      for of_groups in zip(*found.values(), strict=True):
+        cards.append(
+          card_lib.mean_card(dict(zip(found, of_groups, strict=True)), group)
+        )
     for card in cards:
-      key = f"{what}_{card['name'].partition('@')[0].lower()}"
+      key = f"{what}_{card['name'].partition('@')[0].lower().replace(' ', '_')}"
       workdir_lib.write_json(workdir / workdir_lib.CARDS / f"{key}.json", card)
       logging.info("%s: %s", what, card_lib.headline(card))
       values[key] = card["value"]
   return values
+
+
+def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:
+  """What each clip's annotation has for a group."""
+  if lacking := [i for i, note in enumerate(notes) if group not in note]:
+    known = sorted({key for note in notes for key in note})
+    raise UserError(
+      f"config.evaluate.group_by names {group!r}, which held-out clip {lacking[0]} does"
+      f" not have; known: {', '.join(known) or 'nothing'}"
+    )
+  return [str(note[group]) for note in notes]
 
 
 def _make_measures(config: Config, captions=None) -> list[measures_lib.Measure]:

@@ -46,7 +46,8 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
     config, source, values.num_clips, workdir / workdir_lib.FEATURES
   )
   real = batch["video"]
-  captions = [str(source.annotation(i).get("caption", "")) for i in numbers]
+  notes = [source.annotation(i) for i in numbers]
+  captions = [str(note.get("caption", "")) for note in notes]
 
   reconstructed: dict[str, Any] = {}
   if autoencoder:
@@ -82,6 +83,7 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
       given_frames=given_frames,
       fps=fps,
       caption=np.array(captions),
+      notes=np.array([json.dumps(note) for note in notes]),
       made_from=made_from,
       seconds=time.monotonic() - started,
     )

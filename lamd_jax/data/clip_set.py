@@ -4,7 +4,7 @@ A set is a folder with videos, folders of frames and NumPy files, or one NumPy f
 Nothing is left out in silence: measured on fewer clips, a figure is another figure.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 import dataclasses
 import functools
 import pathlib
@@ -109,14 +109,24 @@ class ClipSet:
     }
 
 
-def of_array(name: str, videos: UInt8[np.ndarray, "n f h w 3"]) -> ClipSet:
+def of_array(
+  name: str,
+  videos: UInt8[np.ndarray, "n f h w 3"],
+  folders: Sequence[str] | None = None,
+) -> ClipSet:
   """Videos that are in memory, as a set.
 
   Args:
     name: What to call it in messages and cards.
     videos: One array.
+    folders: For each, the folder it would lie in, such as its class: for `groups`.
   """
   entries = tuple(_array_entries(name, videos))
+  if folders is not None:
+    entries = tuple(
+      entry._replace(name=f"{folder}/{entry.name}")
+      for folder, entry in zip(folders, entries, strict=True)
+    )
   return ClipSet(pathlib.Path(name), entries, videos.shape[1], 1)
 
 

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 import math
 from typing import Any
 
+import numpy as np
+
 import lamd_jax
 from lamd_jax.metrics import frechet
 from lamd_jax.metrics.measures import Measure, Rows
@@ -90,6 +92,30 @@ def make_card(
   return card
 
 
+def mean_card(cards: Mapping[str, Card], group: str) -> Card:
+  """The mean of a measure over groups of clips, as in cFVD, as a card.
+
+  Args:
+    cards: Of one measure, by the name of the group.
+    group: What groups are of, such as "label".
+
+  Returns:
+    `name`, as in "FVD by label@24x180", where 180 is the smallest group; `value` and
+    `std` over groups, the value of each as `groups`, and the protocol of the first.
+  """
+  values = {name: card["value"] for name, card in cards.items()}
+  first = next(iter(cards.values()))
+  least = min(card["protocol"]["num_generated"] for card in cards.values())
+  return {
+    "name": f"{measured(first)} by {group}@{len(cards)}x{least}",
+    "value": float(np.mean(list(values.values()))),
+    "std": float(np.std(list(values.values()))),
+    "groups": values,
+    "companions": {},
+    "protocol": first["protocol"] | {"num_generated": least, "groups": len(cards)},
+  }
+
+
 def check_count(measure: Measure, num_clips: int) -> None:
   """Refuses a number of fewer clips than it needs; ask before features are taken.
 
@@ -121,6 +147,8 @@ def _finite(measure, value):
 def headline(card: Card) -> str:
   """The score in one line, never without its count."""
   text = f"{card['name']} = {card['value']:.4g}"
+  if "std" in card:
+    text += f" ± {card['std']:.4g}"
   if "interval_95" in card:
     low, high = card["interval_95"]
     text += f" (95 % interval {low:.4g} to {high:.4g})"

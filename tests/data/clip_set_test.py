@@ -42,6 +42,14 @@ class ClipSetTest(FolderTestCase):
     self.assertEqual(clips.num_frames, 12)
     self.assertEqual({clip.shape for clip in clips}, {(12, 16, 16, 3)})
 
+  def test_arrays_can_be_grouped_as_if_in_folders(self):
+    videos = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1, 1).repeat(3, -1)
+    clips = clip_set.of_array("mine", videos, ["b", "a", "b", "b"])
+    groups = {
+      name: [int(x[0, 0, 0, 0]) for x in y] for name, y in clips.groups(1).items()
+    }
+    self.assertEqual(groups, {"a": [1], "b": [0, 2, 3]})
+
   def test_pixels_of_arrays_are_kept_to_the_last_bit(self):
     video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
     np.save(self.folder / "a.npy", video)

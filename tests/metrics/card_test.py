@@ -54,6 +54,17 @@ class CardTest(absltest.TestCase):
     self.assertEqual(got["companions"], {"other real": expected})
     self.assertIn(f"; other real {expected:.4g}", card.headline(got))
 
+  def test_a_mean_over_groups_has_their_deviation_and_their_number(self):
+    cards = {name: make(num=n) for name, n in (("wave", 70), ("stop", 90))}
+    a, b = (cards[name]["value"] for name in ("wave", "stop"))
+    got = card.mean_card(cards, "label")
+    self.assertEqual(got["name"], "FVD by label@2x70")
+    self.assertAlmostEqual(got["value"], (a + b) / 2)
+    self.assertAlmostEqual(got["std"], abs(a - b) / 2)
+    self.assertEqual(got["groups"], {"wave": a, "stop": b})
+    self.assertIn(f" ± {abs(a - b) / 2:.4g}", card.headline(got))
+    self.assertEqual(card.measured(got), "FVD by label")
+
   def test_the_interval_is_printed(self):
     got = make(num_draws=20)
     low, high = got["interval_95"]
