@@ -71,6 +71,12 @@ class SquareTest(parameterized.TestCase):
     for fit in ("pad", "stretch"):
       np.testing.assert_array_equal(Square(12, fit)(noise), crop)
 
+  def test_the_centre_is_kept_unless_said_otherwise(self):
+    np.testing.assert_array_equal(
+      Square(20)(places(20, 30)), places(20, 30)[:, :, 5:25]
+    )
+    np.testing.assert_array_equal(Square(8)(places(14, 8)), places(14, 8)[:, 3:11])
+
   def test_a_fit_that_there_is_not_is_refused_with_what_there_is(self):
     with self.assertRaisesRegex(
       UserError, "data.fit is 'squash'; expected one of 'crop': .*'stretch': .*'pad': "
