@@ -340,17 +340,18 @@ MISTAKES = [
   ),
   *_mistakes(
     "data/video_files.py",
-    ("the start in place of the end", "first = video.first + numbers.start",
-     "first = numbers.start"),
-    ("videos too short", "if video.num_frames < span:", "if False:"),
+    ("the start in place of the end", "video.first + (video.picks[number]",
+     "0 + (video.picks[number]"),
+    ("videos too short", "if video.num_frames >= span:", "if True:"),
     ("memory without a limit", "if self._room >= frame.nbytes and", "if"),
     tests="tests/data/video_folder_test.py",
   ),
   *_mistakes(
     "data/video_files.py",
-    ("sorted by name", "hashlib.sha256(v.name.encode()).digest()", "v.name"),
+    ("sorted by name", "hashlib.sha256(name_fn(v).encode()).digest()",
+     "name_fn(v)"),
     ("any video in place of a broken one",
-     "annotation_fn=lambda i: self._videos[i].annotation", "annotation_fn=lambda i: 0"),
+     "annotation_fn=lambda i: _claims(self._videos[i])", "annotation_fn=lambda i: 0"),
     tests="tests/data/ucf101_test.py",
   ),
   *_mistakes(

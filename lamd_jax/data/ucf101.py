@@ -26,6 +26,7 @@ import re
 from absl import logging
 
 from lamd_jax.data import video_files
+from lamd_jax.data.preprocessing import Square
 from lamd_jax.types import UserError
 
 URL = "https://www.crcv.ucf.edu/data/UCF101.php"
@@ -102,7 +103,7 @@ def open_ucf101(
     video_files.mixed(annotated),
     fps=video_files.median_fps(annotated),
     skipped=skipped,
-    resolution=resolution,
+    square=Square(resolution),
     cache_bytes=cache_bytes,
     num_classes=len(labels),
   )

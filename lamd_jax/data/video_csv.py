@@ -17,6 +17,7 @@ from typing import NamedTuple
 from absl import logging
 
 from lamd_jax.data import video_files, video_folder
+from lamd_jax.data.preprocessing import Square
 from lamd_jax.types import UserError
 
 TRAIN = "train"
@@ -132,7 +133,7 @@ def open_video_csv(
     video_files.mixed(annotated),
     fps=fps,
     skipped=skipped,
-    resolution=resolution,
+    square=Square(resolution),
     cache_bytes=cache_bytes,
     num_classes=None if classes is None else len(classes),
   )

@@ -1,11 +1,12 @@
 """Video files behind the interface of a source, whoever lists them.
 
-Folders, data sets with split files and csv files differ in which videos there are and
-in what is known of them. Looking at the files, reading windows, keeping decoded
-frames and finding another clip in place of a broken one is the same, and here.
+Folders, data sets with split files and csv files differ in which videos there are, in
+what is known of them and in what papers do to their frames. Looking at the files,
+reading windows, keeping decoded frames and finding another clip in place of a broken
+one is the same, and here.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent import futures
 import functools
 import hashlib
@@ -20,6 +21,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from lamd_jax.data import fallback, video_io
+from lamd_jax.data.preprocessing import Sampling, Square
 from lamd_jax.types import UserError
 
 FRAMES_FPS = 25.0
@@ -28,6 +30,8 @@ FRAMES_FPS = 25.0
 OUTSIDE = ("..",)
 """In place of the frames of a video that lies outside the folder."""
 
+_MOST_LINES = 20  # In the log, of what is left out; all of it is in `skipped`.
+
 
 class Video(NamedTuple):
   """A stretch of a video.
@@ -35,10 +39,12 @@ class Video(NamedTuple):
   Attributes:
     name: Path relative to the folder, with forward slashes.
     first: Number of the stretch's first frame.
-    num_frames: Length of the stretch.
+    num_frames: Length of the stretch, or of the picks.
     fps: Frames per second.
     frames: Files of a folder of frames, in order; empty for a video file.
     annotation: What is known of it, as a source gives it.
+    picks: The frames that stand for the stretch, counted from its first one; empty
+      for all of them.
   """
 
   name: str
@@ -47,13 +53,11 @@ class Video(NamedTuple):
   fps: float
   frames: tuple[str, ...] = ()
   annotation: Mapping[str, int | str] = types.MappingProxyType({})
+  picks: tuple[int, ...] = ()
 
 
 class VideoFiles:
   """Videos of a folder that have been looked at; a `VideoSource`.
-
-  Frames are resized such that their short side has the resolution, antialiased, and
-  the centre square is kept.
 
   Attributes:
     fps: Frames per second; the median where videos differ.
@@ -68,7 +72,7 @@ class VideoFiles:
     *,
     fps: float,
     skipped: Iterable[str],
-    resolution: int,
+    square: Square,
     cache_bytes: int,
     num_classes: int | None = None,
   ):
@@ -79,7 +83,7 @@ class VideoFiles:
       videos: What the source consists of, in this order.
       fps: Frames per second.
       skipped: What was left out already.
-      resolution: Height and width in pixels to which frames are brought.
+      square: What frames are brought to.
       cache_bytes: Memory for frames already decoded and resized, so that later
         epochs over few videos cost nothing.
       num_classes: Labels are below it.
@@ -89,7 +93,7 @@ class VideoFiles:
     self.num_classes = num_classes
     self._root = root
     self._videos = videos
-    self._resolution = resolution
+    self._square = square
     self._cache: dict[tuple[str, int], UInt8[np.ndarray, "h w 3"]] = {}
     self._room = cache_bytes
     self._lock = threading.Lock()
@@ -109,11 +113,11 @@ class VideoFiles:
   def read(
     self, index: int, start: int, num_frames: int, stride: int
   ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames start, start + stride, ... of video `index`, resized and cropped.
+    """Frames start, start + stride, ... of video `index`, as squares.
 
     A window that cannot be decoded is replaced by one of the next video that can,
-    if there is one of a video with the same annotation; which one depends only on
-    the arguments, so training stays reproducible.
+    if there is one of a video with the same label and caption; which one depends
+    only on the arguments, so training stays reproducible.
     """
     span = (num_frames - 1) * stride + 1
     return fallback.read_or_replace(
@@ -124,14 +128,18 @@ class VideoFiles:
       index=index,
       start=start,
       span=span,
-      annotation_fn=lambda i: self._videos[i].annotation,
+      annotation_fn=lambda i: _claims(self._videos[i]),
     )
 
   def _read(self, video: Video, numbers: range) -> UInt8[np.ndarray, "f h w 3"]:
-    names = [(video.name, video.first + number) for number in numbers]
+    stored = [
+      video.first + (video.picks[number] if video.picks else number)
+      for number in numbers
+    ]
+    names = [(video.name, number) for number in stored]
     window = [self._cache.get(name) for name in names]
     if any(frame is None for frame in window):
-      window = self._decode(video, numbers)
+      window = self._decode(video, stored)
       with self._lock:
         for name, frame in zip(names, window, strict=True):
           if self._room >= frame.nbytes and name not in self._cache:
@@ -140,19 +148,16 @@ class VideoFiles:
     return np.stack(window)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
   def _decode(
-    self, video: Video, numbers: range
+    self, video: Video, numbers: list[int]
   ) -> UInt8[np.ndarray, "f h w 3"] | list[UInt8[np.ndarray, "h w 3"]]:
     path = self._root / video.name
     if not video.frames:
-      first = video.first + numbers.start
-      return video_io.read_window(
-        path, first, len(numbers), numbers.step, self._resolution
-      )
-    images = (
-      video_io.read_image(path / video.frames[video.first + number])
-      for number in numbers
-    )
-    return [video_io.resize_crop(image[None], self._resolution)[0] for image in images]
+      return video_io.read_frames(path, numbers, self._square)
+    found = {
+      number: self._square(video_io.read_image(path / video.frames[number])[None])[0]
+      for number in dict.fromkeys(numbers)
+    }
+    return [found[number] for number in numbers]
 
   def _skip(self, index: int, error: UserError) -> None:
     video = self._videos[index]
@@ -162,10 +167,15 @@ class VideoFiles:
         return
       self.skipped.append(f"{video.name}: breaks while it is read ({reason})")
     others = (v for v in self._videos if v.name != video.name)
-    is_alike = any(other.annotation == video.annotation for other in others)
-    is_true = is_alike or not video.annotation
+    is_alike = any(_claims(other) == _claims(video) for other in others)
+    is_true = is_alike or not any(_claims(video))
     what = "another clip" if is_true else "a clip with another label or caption"
     logging.warning("%s takes the place of %s", what, self.skipped[-1])
+
+
+def _claims(video: Video) -> tuple[int | str | None, ...]:
+  """What would be wrong of another video: label and caption."""
+  return video.annotation.get("label"), video.annotation.get("caption")
 
 
 def open_folder(key: str, path: str, expected: str) -> pathlib.Path:
@@ -195,13 +205,32 @@ def median_fps(videos: Iterable[Video]) -> float:
   return float(np.median([video.fps for video in videos]))
 
 
-def mixed(videos: Iterable[Video]) -> list[Video]:
+def mixed(
+  videos: Iterable[Video], name_fn: Callable[[Video], str] = lambda video: video.name
+) -> list[Video]:
   """The videos in an order that has nothing to do with what they show.
 
   Lists are often sorted by class, and evaluation takes the first videos. The order
   is that of hashes of the names, so none changes places when others are added.
+
+  Args:
+    videos: In any order.
+    name_fn: What to call each, where one file holds several.
   """
-  return sorted(videos, key=lambda v: hashlib.sha256(v.name.encode()).digest())
+  return sorted(videos, key=lambda v: hashlib.sha256(name_fn(v).encode()).digest())
+
+
+def sampled(video: Video, sampling: Sampling) -> Video:
+  """The video as a source with this sampling presents it.
+
+  Its rate becomes that at which the frames that are left run at natural speed.
+  """
+  picks = sampling.picks(video.num_frames)
+  if not picks:
+    return video
+  way = picks[-1] - picks[0]
+  fps = video.fps * (len(picks) - 1) / way if way >= len(picks) - 1 > 0 else video.fps
+  return video._replace(num_frames=len(picks), picks=picks, fps=fps)
 
 
 def look_at_listed(
@@ -247,16 +276,35 @@ def look_at_listed(
   videos, skipped = look_at(root, found, span)
   lines = missing + skipped
   if not videos:
-    more = f" (and {len(lines) - 1} more)" if len(lines) > 1 else ""
-    raise UserError(
-      f"no video of {span} frames or more among the {len(unique)} that {where} lists; "
-      f"left out: {lines[0] if lines else 'nothing'}{more}; expected {expected}"
+    raise none_usable(
+      f"among the {len(unique)} that {where} lists", lines, span, expected
     )
   return {video.name: video for video in videos}, lines
 
 
+def none_usable(
+  where: str, skipped: Sequence[str], span: int, expected: str
+) -> UserError:
+  """What to raise when there is no video to read.
+
+  Args:
+    where: It was looked for, as in "in data.path='x'".
+    skipped: A line for each video left out.
+    span: Frames that a video must have.
+    expected: What the folder should be like.
+  """
+  more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
+  return UserError(
+    f"no video of {span} frames or more {where}; left out: "
+    f"{skipped[0] if skipped else 'nothing'}{more}; expected {expected}"
+  )
+
+
 def look_at(
-  root: pathlib.Path, found: Iterable[tuple[str, tuple[str, ...]]], span: int
+  root: pathlib.Path,
+  found: Iterable[tuple[str, tuple[str, ...]]],
+  span: int,
+  frames_fps: float | None = None,
 ) -> tuple[list[Video], list[str]]:
   """The videos with at least `span` frames, in order, and what was left out.
 
@@ -265,6 +313,8 @@ def look_at(
     found: Relative path and frames of each: () for a file, OUTSIDE for what must
       not be opened.
     span: Frames that a video must have.
+    frames_fps: Frames per second of folders of frames, where the data set says it;
+      otherwise FRAMES_FPS is taken, and a warning says so.
   """
   found = tuple(found)
   # A file that was changed since is another file.
@@ -273,8 +323,17 @@ def look_at(
     for name, frames in found
     if os.path.exists(root / name)
   )
-  videos, skipped = _look_at_all(root, found, stamps, span)
+  videos, skipped = _look_at_all(root, found, stamps, span, frames_fps)
   return list(videos), list(skipped)
+
+
+def too_short(video: Video, span: int, name: str = "") -> str:
+  """The line that says so, under the name of the video or another one; "" if not."""
+  if video.num_frames >= span:
+    return ""
+  return (
+    f"{name or video.name}: too short, {video.num_frames} frames of the {span} needed"
+  )
 
 
 @functools.lru_cache(maxsize=8)
@@ -283,6 +342,7 @@ def _look_at_all(
   found: tuple[tuple[str, tuple[str, ...]], ...],
   stamps: tuple[int, ...],
   span: int,
+  frames_fps: float | None,
 ) -> tuple[list[Video], list[str]]:
   """Kept, so that the second split neither probes again nor warns again."""
   del stamps
@@ -295,7 +355,7 @@ def _look_at_all(
     try:
       if frames:
         video_io.read_image(root / name / frames[0])
-        video = Video(name, 0, len(frames), FRAMES_FPS, frames)
+        video = Video(name, 0, len(frames), frames_fps or FRAMES_FPS, frames)
       else:
         probed = video_io.probe(root / name)
         video = Video(name, 0, probed.num_frames, probed.fps)
@@ -303,16 +363,16 @@ def _look_at_all(
       return f"{name}: {str(error).partition(': ')[2]}"
     except UserError as error:
       return f"{name}: {error}"
-    if video.num_frames < span:
-      return f"{name}: too short, {video.num_frames} frames of the {span} needed"
-    return video
+    return too_short(video, span) or video
 
   with futures.ThreadPoolExecutor(8) as pool:  # Mostly waiting for the disk.
     looks = list(pool.map(look, found))
   videos = [entry for entry in looks if isinstance(entry, Video)]
   skipped = [entry for entry in looks if isinstance(entry, str)]
-  for line in skipped:
+  for line in skipped[:_MOST_LINES]:
     logging.warning("left out: %s", line)
+  if len(skipped) > _MOST_LINES:
+    logging.warning("left out: %d more", len(skipped) - _MOST_LINES)
   rates = [video.fps for video in videos]
   if videos and max(rates) > 1.5 * min(rates):
     logging.warning(
@@ -321,7 +381,7 @@ def _look_at_all(
       min(rates),
       max(rates),
     )
-  if any(video.frames for video in videos):
+  if frames_fps is None and any(video.frames for video in videos):
     logging.warning(
       "folders of frames carry no rate; taken to be %g frames per second", FRAMES_FPS
     )

@@ -15,6 +15,7 @@ import re
 from absl import logging
 
 from lamd_jax.data import video_files
+from lamd_jax.data.preprocessing import Square
 from lamd_jax.types import UserError
 
 VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
@@ -69,7 +70,7 @@ def open_video_folder(
     divide(videos, span, split),
     fps=video_files.median_fps(videos),
     skipped=skipped,
-    resolution=resolution,
+    square=Square(resolution),
     cache_bytes=cache_bytes,
   )
 

@@ -22,6 +22,7 @@ from jaxtyping import UInt8
 import numpy as np
 from PIL import Image, ImageOps
 
+from lamd_jax.data.preprocessing import Square
 from lamd_jax.types import UserError
 
 Path = str | os.PathLike[str]
@@ -155,10 +156,7 @@ def read_window(
   stride: int = 1,
   resolution: int | None = None,
 ) -> UInt8[np.ndarray, "f h w 3"]:
-  """Decodes the frames start, start + stride, ... and what they need, no more.
-
-  Decoding begins at the last keyframe before the window and ends with its last
-  frame. Where a file's timestamps cannot be trusted, it begins with the file.
+  """Decodes the frames start, start + stride, ..., as `read_frames` does.
 
   Args:
     path: A video file.
@@ -174,26 +172,52 @@ def read_window(
   Raises:
     VideoError: when the file is broken, or ends before the window does.
   """
+  square = None if resolution is None else Square(resolution)
+  return read_frames(path, range(start, start + num_frames * stride, stride), square)
+
+
+def read_frames(
+  path: Path, numbers: Sequence[int], square: Square | None = None
+) -> UInt8[np.ndarray, "f h w 3"]:
+  """Decodes frames and what they need, no more.
+
+  Decoding begins at the last keyframe before the first of them and ends with the
+  last. Where a file's timestamps cannot be trusted, it begins with the file.
+
+  Args:
+    path: A video file.
+    numbers: Of the frames, in any order, some perhaps twice; the file's first one
+      is 0.
+    square: If given, frames are brought to squares as they are decoded.
+
+  Returns:
+    The frames, in the order asked for.
+
+  Raises:
+    VideoError: when the file is broken, or has not so many frames.
+    UserError: when its frames are too small to be cut as asked for.
+  """
   path = pathlib.Path(path)
-  numbers = range(start, start + num_frames * stride, stride)
+  wanted = sorted(set(numbers))
   timeline = _timeline(path)
-  if start < 0 or numbers[-1] >= len(timeline.times):
+  if wanted[0] < 0 or wanted[-1] >= len(timeline.times):
     raise VideoError(
-      f"{path.name}: frames {start} to {numbers[-1]} were asked for, it has "
+      f"{path.name}: frames {wanted[0]} to {wanted[-1]} were asked for, it has "
       f"{len(timeline.times)}"
     )
   frames = None
   if timeline.is_trusted:
-    frames = _decode_by_time(path, timeline, numbers, resolution)
+    frames = _decode_by_time(path, timeline, wanted, square)
   if frames is None:
-    frames = _decode_by_count(path, numbers, resolution)
+    frames = _decode_by_count(path, wanted, square)
   if len({frame.shape for frame in frames}) > 1:
     raise VideoError(f"{path.name}: the size of its frames changes")
-  return np.stack(frames)
+  found = dict(zip(wanted, frames, strict=True))
+  return np.stack([found[number] for number in numbers])
 
 
 def _decode_by_time(
-  path: pathlib.Path, timeline: _Timeline, numbers: range, resolution: int | None
+  path: pathlib.Path, timeline: _Timeline, numbers: list[int], square: Square | None
 ) -> list[np.ndarray] | None:
   """Seeks, then picks frames by their timestamps; None where that did not work."""
   wanted = [int(time) for time in timeline.times[numbers]]
@@ -208,29 +232,29 @@ def _decode_by_time(
         if frame.pts is None or frame.pts > wanted[len(frames)]:
           break
         if frame.pts == wanted[len(frames)]:
-          frames.append(_pixels(frame, resolution))
+          frames.append(_pixels(frame, square))
           if len(frames) == len(wanted):
             return frames
   return None
 
 
 def _decode_by_count(
-  path: pathlib.Path, numbers: range, resolution: int | None
+  path: pathlib.Path, numbers: list[int], square: Square | None
 ) -> list[np.ndarray]:
   frames = []
   with _opened(path) as (container, stream):
     for number, frame in enumerate(container.decode(stream)):
-      if number in numbers:
-        frames.append(_pixels(frame, resolution))
+      if number == numbers[len(frames)]:
+        frames.append(_pixels(frame, square))
         if len(frames) == len(numbers):
           return frames
   raise VideoError(f"{path.name}: it ends or breaks before frame {numbers[-1]}")
 
 
-def _pixels(frame: av.VideoFrame, resolution: int | None) -> np.ndarray:
+def _pixels(frame: av.VideoFrame, square: Square | None) -> np.ndarray:
   pixels = np.rot90(frame.to_ndarray(format="rgb24"), _quarter_turns(frame))
-  if resolution is not None:
-    return resize_crop(pixels[None], resolution)[0]
+  if square is not None:
+    return square(pixels[None])[0]
   return np.ascontiguousarray(pixels)
 
 
@@ -292,19 +316,7 @@ def resize_crop(
   Returns:
     Square frames.
   """
-  height, width = frames.shape[1:3]
-  side = min(height, width)
-  if height == width == resolution:
-    return frames
-  left, top = (width - side) / 2, (height - side) / 2
-  box = (left, top, left + side, top + side)
-  size = (resolution, resolution)
-  resized = [
-    # First to at least three times the size by averaging: faster, same to the eye.
-    Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box, 3.0)
-    for frame in np.ascontiguousarray(frames)
-  ]
-  return np.stack([np.asarray(image) for image in resized])
+  return Square(resolution)(frames)
 
 
 @contextlib.contextmanager

@@ -150,7 +150,7 @@ class Ucf101Test(FolderTestCase):
     index, twin = (i for i in range(6) if source.annotation(i)["label"] == 1)
     (self.videos / source._videos[index].name).unlink()
     with (
-      mock.patch.object(video_io, "read_window", wraps=video_io.read_window) as read,
+      mock.patch.object(video_io, "read_frames", wraps=video_io.read_frames) as read,
       self.assertLogs("absl", "WARNING") as logs,
     ):
       window = source.read(index, 1, 4, 2)
