@@ -11,6 +11,7 @@ pure function of (seed, split, index), and every frame of the scene alone.
 """
 
 import dataclasses
+import itertools
 import threading
 
 from jaxtyping import Float, UInt8
@@ -25,6 +26,7 @@ SPLITS = ("train", "eval")
 FPS = 8.0
 """At this rate, in frames per second, the motion is pleasant to watch."""
 
+_MAX_SHAPES = 4
 _COLORS = {
   "red": (222, 48, 44),
   "orange": (245, 140, 30),
@@ -220,6 +222,21 @@ def _describe(shape: Shape) -> str:
   return f"{_article(name)} {name} {MOTIONS[shape.motion]}"
 
 
+def caption_samples() -> list[str]:
+  """Captions that together have every word, the longest caption among them.
+
+  Their scenes need not occur: all shapes of one are described in the same words.
+  """
+  captions: list[str] = []
+  looks = itertools.product(FORMS, _COLORS, (0.2, 0.3, 0.4), range(len(MOTIONS)))
+  around = itertools.cycle(_BACKGROUNDS.items())
+  for form, color, size, motion in looks:
+    shape = Shape(form, color, _COLORS[color], size, motion, (0.5, 0.5))
+    scene = Scene((shape,) * _MAX_SHAPES, *next(around), np.zeros((0, 6)))
+    captions.append(scene.caption)
+  return captions
+
+
 def make_scene(seed: int, split: str, index: int) -> Scene:
   """Scene number `index` of a split, "train" or "eval"; splits share no scene."""
   sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
@@ -239,7 +256,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
   )
 
   colors = [name for name in _COLORS if name != background_name]
-  num_shapes = int(rng.integers(2, 5))
+  num_shapes = int(rng.integers(2, _MAX_SHAPES + 1))
   color_names = rng.permutation(colors)[:num_shapes]
   sizes = np.sort(rng.uniform(0.2, 0.4, num_shapes))  # The front one is the largest.
   front: list[Shape] = []

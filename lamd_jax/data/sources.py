@@ -13,7 +13,17 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import shapes, tfds_source, ucf101, video_csv, video_folder
+from lamd_jax.data import (
+  cater_gen,
+  landscape,
+  mug,
+  natops,
+  shapes,
+  tfds_source,
+  ucf101,
+  video_csv,
+  video_folder,
+)
 from lamd_jax.types import UserError
 
 
@@ -55,6 +65,10 @@ class VideoSource(Protocol):
 
 
 SOURCES: dict[str, Callable[..., VideoSource]] = {
+  "cater_gen": cater_gen.open_cater_gen,
+  "landscape": landscape.open_landscape,
+  "mug": mug.open_mug,
+  "natops": natops.open_natops,
   "shapes": shapes.ShapesSource,
   "tfds": tfds_source.TfdsSource,
   "ucf101": ucf101.open_ucf101,

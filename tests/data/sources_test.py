@@ -20,7 +20,10 @@ class MakeSourceTest(parameterized.TestCase):
     self.assertEqual(source.read(2, 0, 4, 2).shape, (4, 16, 16, 3))
 
   @parameterized.parameters(
-    (dict(name="shape"), "'shape'; known: shapes, tfds, ucf101, video_csv, video_fol"),
+    (
+      dict(name="shape"),
+      "'shape'; known: cater_gen, .*, shapes, tfds, ucf101, video_c",
+    ),
     (dict(num_trian=3), "data.num_trian .*did you mean data.num_train?"),
     (
       dict(path="x"),

@@ -1,0 +1,203 @@
+"""NATOPS: 24 gestures by which aircraft are handled on a carrier's deck.
+
+20 people before one fixed camera, each of them with 20 repetitions of each gesture:
+9,600 samples, 2.3 seconds in the mean, 320x240 at 20 frames per second. The archives
+have masks and depth beside the colours, which nothing here uses.
+
+Source: Song et al. 2011, "Tracking Body and Hands for Gesture Recognition: NATOPS
+Aircraft Handling Signals Database"; https://github.com/yalesong/natops has the script
+that fetches all of it into `data`. The authors state no licence for the videos: for
+research, and ask before passing them on.
+
+Layout: `data/gesture01/g01s01.avi`, for each gesture and person one video with all the
+repetitions, and `data/segmentation.txt`, which says where they are. That file could not
+be seen when this was written; what it is like is known from LFDM's code, which reads
+it so: sections that begin with `// Subject`, in the order of the people; in each, for
+each gesture in order, a line of three numbers with commas between, and below it for
+each repetition a line such as `1:23,70`, its number, its first and its last frame,
+counted from 1. All other lines are passed over.
+
+Split: that of LFDM (Ni et al. 2023, arXiv:2303.13744), by people: 10 for training,
+4,800 clips; 9 for testing, 4,320; the first person is in neither. Which split LaMD has
+is not known.
+
+Preprocessing, of LFDM: rows 10 to 238 and columns 30 to 289 are cut out; the longer
+side becomes the 128 pixels, with black bars above and below (`fit="pad"`); a clip is 40
+frames evenly spaced over the repetition, the last one repeated where it has fewer
+(`sampling="uniform"`; some training of theirs draws frames at random, and jitters
+colours, which nothing here does). These are the defaults; LaMD's are not known. With
+`fit="crop"` there are no bars, and hands of outstretched arms may be cut off.
+
+The caption is the name of the gesture; `subject` is the number of the person, by which
+LFDM groups its sFVD: the mean of FVD within each.
+"""
+
+import pathlib
+import re
+
+from absl import logging
+
+from lamd_jax.data import video_files
+from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.types import UserError
+
+URL = "https://github.com/yalesong/natops"
+GESTURES = (
+  "I have command",
+  "all clear",
+  "not clear",
+  "spread wings",
+  "fold wings",
+  "lock wings",
+  "up hook",
+  "down hook",
+  "remove tiedowns",
+  "remove chocks",
+  "insert chocks",
+  "move ahead",
+  "turn left",
+  "turn right",
+  "next marshaller",
+  "slow down",
+  "stop",
+  "nosegear steering",
+  "hot brakes",
+  "brakes on",
+  "brakes off",
+  "install tiedowns",
+  "fire",
+  "cut engine",
+)
+"""The label of a clip is a position in this table; files count from 1."""
+SUBJECTS = {
+  "train": (3, 4, 8, 9, 12, 13, 15, 17, 19, 20),
+  "eval": (2, 5, 6, 7, 10, 11, 14, 16, 18),
+}
+BOX = (10, 239, 30, 290)
+"""What is cut out: the first row, the row after the last, and the same of columns."""
+_NUM_SUBJECTS = 20
+_GESTURE = re.compile(r"\d+\s*,\s*\d+\s*,\s*\d+")
+_REPETITION = re.compile(r"\d+\s*:\s*(\d+)\s*,\s*(\d+)")
+
+# By person and gesture, from 1: first and last frame of each repetition, from 0.
+_Segments = dict[tuple[int, int], list[tuple[int, int]]]
+
+
+def open_natops(
+  split: str,
+  *,
+  path: str,
+  num_frames: int,
+  sampling: str = "uniform",
+  frame_stride: int = 1,
+  resolution: int = 128,
+  fit: str = "pad",
+  cache_bytes: int = 2**29,
+) -> video_files.VideoFiles:
+  """Reads the segmentation and probes the videos; decodes one frame of each.
+
+  Args:
+    split: "train" or "eval"; no person is in both.
+    path: The folder `data`, with segmentation.txt.
+    num_frames: Frames of a clip.
+    sampling: Which frames of a repetition; see `preprocessing.SAMPLINGS`.
+    frame_stride: For windows, frames of the video from one of its frames to the next.
+    resolution: Height and width in pixels to which frames are brought.
+    fit: How what is cut out becomes a square; see `preprocessing.FITS`.
+    cache_bytes: Memory for frames already decoded and resized.
+
+  Returns:
+    The source, a clip for each repetition. Annotations are "label", a position in
+    GESTURES, "caption", its words, and "subject".
+  """
+  taken = Sampling(sampling, num_frames, frame_stride)
+  square = Square(resolution, fit, BOX)
+  layout = f"segmentation.txt and gesture01/g01s01.avi, ... of NATOPS, from {URL}"
+  root = video_files.open_folder("data.path", path, f"with {layout}")
+  segments = _read_segmentation(root / "segmentation.txt")
+  places = {
+    f"gesture{gesture:02d}/g{gesture:02d}s{subject:02d}.avi": (subject, gesture)
+    for gesture in range(1, len(GESTURES) + 1)
+    for subject in SUBJECTS[split]
+  }
+  expected = f"in data.path={str(path)!r}: {layout}"
+  videos, skipped = video_files.look_at_listed(
+    root, places, taken.min_frames, where="the split", expected=expected
+  )
+  clips: list[video_files.Video] = []
+  lines: list[str] = []
+  for name, video in videos.items():
+    subject, gesture = places[name]
+    annotation: dict[str, int | str] = {
+      "label": gesture - 1,
+      "caption": GESTURES[gesture - 1],
+      "subject": subject,
+    }
+    for number, (first, last) in enumerate(segments[subject, gesture], 1):
+      called = f"{name}, repetition {number}"
+      clip = video._replace(
+        first=first, num_frames=last - first + 1, annotation=annotation
+      )
+      if last >= video.num_frames:
+        lines.append(
+          f"{called}: ends with frame {last + 1}, the video has {video.num_frames}"
+        )
+      elif line := video_files.too_short(clip, taken.min_frames, called):
+        lines.append(line)
+      else:
+        clips.append(video_files.sampled(clip, taken))
+  if lines:
+    total = len(lines) + len(clips)
+    logging.warning("left out: %d of %d repetitions: %s", len(lines), total, lines[0])
+  if not clips:
+    raise video_files.none_usable(
+      "in segmentation.txt", lines, taken.min_frames, expected
+    )
+  return video_files.VideoFiles(
+    root,
+    # Not one person's repetitions of one gesture after another.
+    video_files.mixed(clips, lambda clip: f"{clip.name}:{clip.first}"),
+    fps=video_files.median_fps(clips),
+    skipped=skipped + lines,
+    square=square,
+    cache_bytes=cache_bytes,
+    num_classes=len(GESTURES),
+  )
+
+
+def _read_segmentation(path: pathlib.Path) -> _Segments:
+  again = f"get it again from {URL}"
+  try:
+    text = path.read_text(encoding="utf-8", errors="replace")
+  except OSError as error:
+    raise UserError(
+      f"data.path={str(path.parent)!r}: {path.name} cannot be read "
+      f"({error.strerror}); expected the folder 'data' of NATOPS, from {URL}"
+    ) from error
+  segments: _Segments = {}
+  subject = gesture = 0
+  for number, line in enumerate(map(str.strip, text.splitlines()), 1):
+    if line.startswith("// Subject"):
+      if subject and gesture != len(GESTURES):
+        raise UserError(
+          f"{path}, line {number}: {gesture} gestures in the section above, expected "
+          f"{len(GESTURES)}; {again}"
+        )
+      subject, gesture = subject + 1, 0
+    elif _GESTURE.match(line):
+      gesture += 1
+      segments[subject, gesture] = []
+    elif found := _REPETITION.match(line):
+      first, last = (int(value) - 1 for value in found.groups())
+      if (subject, gesture) not in segments or not 0 <= first <= last:
+        raise UserError(
+          f"{path}, line {number}: {line!r}; expected, below a line of three numbers, "
+          f"a repetition as in '1:23,70', frames counted from 1; {again}"
+        )
+      segments[subject, gesture].append((first, last))
+  if (subject, gesture) != (_NUM_SUBJECTS, len(GESTURES)):
+    raise UserError(
+      f"{path} has {subject} sections '// Subject', {gesture} gestures in the last; "
+      f"expected {_NUM_SUBJECTS} of {len(GESTURES)}; {again}"
+    )
+  return segments
