@@ -70,7 +70,7 @@ class Square:
     if height == width == side:
       return frames
     if self.fit == "stretch":
-      return _resize(frames, (side, side), (0, 0, width, height))
+      return _resize(frames, (side, side))
     if self.fit == "crop":
       short = min(height, width)
       left, top = (width - short) / 2, (height - short) / 2
@@ -79,18 +79,16 @@ class Square:
     inner = max(width * side // long, 1), max(height * side // long, 1)
     left, top = (side - inner[0]) // 2, (side - inner[1]) // 2
     squares = np.zeros((len(frames), side, side, 3), np.uint8)
-    squares[:, top : top + inner[1], left : left + inner[0]] = _resize(
-      frames, inner, (0, 0, width, height)
-    )
+    squares[:, top : top + inner[1], left : left + inner[0]] = _resize(frames, inner)
     return squares
 
 
 def _resize(
   frames: UInt8[np.ndarray, "f h w 3"],
   size: tuple[int, int],
-  box: tuple[float, float, float, float],
+  box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "f r s 3"]:
-  """Brings what is within (left, top, right, bottom) to (width, height)."""
+  """Brings what is within (left, top, right, bottom), or all, to (width, height)."""
   resized = [
     # First to at least three times the size by averaging: faster, same to the eye.
     Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box, 3.0)

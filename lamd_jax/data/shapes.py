@@ -229,10 +229,12 @@ def caption_samples() -> list[str]:
   """
   captions: list[str] = []
   looks = itertools.product(FORMS, _COLORS, (0.2, 0.3, 0.4), range(len(MOTIONS)))
-  around = itertools.cycle(_BACKGROUNDS.items())
+  backgrounds = itertools.cycle(_BACKGROUNDS)
+  black = (0.0, 0.0, 0.0)  # Captions have the names of colours alone.
   for form, color, size, motion in looks:
-    shape = Shape(form, color, _COLORS[color], size, motion, (0.5, 0.5))
-    scene = Scene((shape,) * _MAX_SHAPES, *next(around), np.zeros((0, 6)))
+    shape = Shape(form, color, black, size, motion, (0.5, 0.5))
+    group = (shape,) * _MAX_SHAPES
+    scene = Scene(group, next(backgrounds), black, np.zeros((0, 6)))
     captions.append(scene.caption)
   return captions
 

@@ -47,13 +47,16 @@ def write_video(
   rotation=0,
   size=(48, 64),
   is_open_gop=False,
+  video=None,
 ):
-  """Encodes numbered frames; `times` are their timestamps, in 1/1000 s."""
+  """Encodes numbered frames, or a video; `times` are timestamps, in 1/1000 s."""
+  if video is None:
+    video = numbered_frames(num_frames, *size)
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   with av.open(str(path), "w", format=container, options=options or {}) as file:
     stream = file.add_stream(codec, rate=Fraction(fps))
-    stream.height, stream.width = size
+    stream.height, stream.width = video.shape[1:3]
     stream.pix_fmt = pix_fmt
     stream.gop_size = gop
     stream.bit_rate = 4_000_000
@@ -66,7 +69,7 @@ def write_video(
       stream.codec_context.time_base = Fraction(1, 1000)
     if rotation:
       stream.set_display_rotation(rotation)
-    for number, pixels in enumerate(numbered_frames(num_frames, *size)):
+    for number, pixels in enumerate(video):
       frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
       if times is not None:
         frame.pts, frame.time_base = times[number], Fraction(1, 1000)
@@ -75,12 +78,13 @@ def write_video(
   return path
 
 
-def write_frames(folder, num_frames, ending=".png", pattern="frame_{}"):
-  """Writes a folder of numbered frames; returns it."""
+def write_frames(folder, num_frames, ending=".png", pattern="frame_{}", first=0):
+  """Writes a folder of numbered frames; returns it. Files count from `first`."""
   folder = pathlib.Path(folder)
   folder.mkdir(parents=True, exist_ok=True)
   for number, pixels in enumerate(numbered_frames(num_frames)):
-    Image.fromarray(pixels).save(folder / (pattern.format(number) + ending))
+    name = pattern.format(first + number) + ending
+    Image.fromarray(pixels).save(folder / name)
   return folder
 
 

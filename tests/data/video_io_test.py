@@ -60,6 +60,18 @@ class ReadTest(FolderTestCase):
       frame = video_io.read_window(path, number, 1)
       np.testing.assert_array_equal(frame, whole[number : number + 1])
 
+  @parameterized.parameters("a.mkv", "a.avi")  # Times that can be trusted, and not.
+  def test_frames_come_in_the_order_asked_for_some_of_them_twice(self, name):
+    path = self.write(name)
+    numbers = [7, 30, 13, 30, 40, 40]
+    self.assertEqual(numbers_of(video_io.read_frames(path, numbers)), numbers)
+
+  def test_frames_before_the_first_or_after_the_last_are_refused(self):
+    path = self.write("a.mp4", num_frames=20)
+    for numbers, span in (([5, -1], "-1 to 5"), ([20, 3], "3 to 20")):
+      with self.assertRaisesRegex(video_io.VideoError, f"a.mp4: frames {span} were "):
+        video_io.read_frames(path, numbers)
+
   def test_only_what_a_window_needs_is_decoded(self):
     path = self.write("a.mp4", num_frames=60, gop=8, b_frames=2)
     with av.open(str(path)) as file:
