@@ -46,7 +46,7 @@ _VIDEO = flags.DEFINE_string(
   "video", None, "With --mode=sample: a video whose first frame to animate."
 )
 _TASK = flags.DEFINE_enum(
-  "task", None, edit.TASKS, "With --mode=sample and --video: what to make of it."
+  "task", None, edit.TASKS, "With --mode=sample: what to make of --video or --image."
 )
 _FRAMES = flags.DEFINE_integer(
   "frames", None, "With --task=extend: frames of the result.", lower_bound=2
@@ -57,8 +57,12 @@ _FACTOR = flags.DEFINE_integer(
 _EVERY = flags.DEFINE_integer(
   "every", 1, "With --task=upsample: given frames are every so many.", lower_bound=1
 )
-_CAPTION = flags.DEFINE_string("caption", None, "With --task: what the video shows.")
-_LABEL = flags.DEFINE_integer("label", None, "With --task: the class of the video.")
+_CAPTION = flags.DEFINE_string(
+  "caption", None, "With --image or --video: what happens, if the model knows captions."
+)
+_LABEL = flags.DEFINE_integer(
+  "label", None, "With --image or --video: its class, if the model knows classes."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One process of several, as on a TPU pod: find the others."
 )
@@ -87,11 +91,14 @@ def _run() -> None:
     raise UserError("--image and --video need --mode=sample")
   if _IMAGE.value and _VIDEO.value:
     raise UserError("give --image or --video, not both")
-  for name in ("frames", "caption", "label"):
-    if flags.FLAGS[name].present and not _TASK.value:
-      raise UserError(f"--{name} needs --task, one of {', '.join(edit.TASKS)}")
-  if _TASK.value and not _VIDEO.value:
-    raise UserError(f"--task={_TASK.value} needs --mode=sample and --video")
+  given = _IMAGE.value or _VIDEO.value
+  for name in ("caption", "label"):
+    if flags.FLAGS[name].present and not given:
+      raise UserError(f"--{name} needs --mode=sample and --image or --video")
+  if _FRAMES.present and not _TASK.value:
+    raise UserError(f"--frames needs --task, one of {', '.join(edit.TASKS)}")
+  if _TASK.value and not given:
+    raise UserError(f"--task={_TASK.value} needs --mode=sample and --video or --image")
   mode = _MODE.value
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
     _say_report(report.write_report(pathlib.Path(_WORKDIR.value).expanduser()))
@@ -123,7 +130,8 @@ def _run() -> None:
       config,
       folder,
       _TASK.value,
-      pathlib.Path(_VIDEO.value or "").expanduser(),
+      pathlib.Path(given or "").expanduser(),
+      is_picture=bool(_IMAGE.value),
       num_frames=_FRAMES.value,
       factor=_FACTOR.value,
       every=_EVERY.value,
@@ -132,9 +140,16 @@ def _run() -> None:
     ):
       print(path)
     return
-  if picture := _IMAGE.value or _VIDEO.value:
-    name = re.sub(r"[^\w.-]+", "_", pathlib.Path(picture).stem) or "picture"
-    for path in sample.animate(config, folder, _read_picture(picture), name):
+  if given:
+    name = re.sub(r"[^\w.-]+", "_", pathlib.Path(given).stem) or "picture"
+    for path in sample.animate(
+      config,
+      folder,
+      _read_picture(given),
+      name,
+      caption=_CAPTION.value,
+      label=_LABEL.value,
+    ):
       print(path)
     return
   if mode in ("all", "sample"):
