@@ -87,7 +87,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
   )
 
-  config.sample = dict(num_steps=5 if smoke else 200, eta=0.0, batch_size=16)
+  config.sample = dict(
+    num_steps=5 if smoke else 200,
+    sampler="ddim",  # Or "ddpm", "heun", "dpmpp_2m".
+    eta=0.0,
+    guidance=1.0,  # Classifier-free, for models with a condition.
+    overlap=1,  # Of windows of longer videos.
+    frames_weight=0.3,
+    batch_size=16,
+  )
   config.evaluate = dict(
     num_clips=2 if smoke else 64,
     samples_per_clip=2 if smoke else 5,

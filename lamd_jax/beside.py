@@ -2,9 +2,12 @@
 
 Both come from blocks of a configuration, which systems that know neither leave out:
 
-  condition   kind ("none", "class" or "caption"), dropout, and what the kind needs:
-              num_classes; or encoder (a folder, "" for the installed one), num_tokens
-              and text_channels, which is the width of the encoder
+  condition   kind, dropout, and what the kind needs:
+                class    num_classes
+                caption  by a frozen encoder: encoder (a folder, "" for the installed
+                         one), num_tokens, and text_channels, the width of the encoder
+                words    by one that is trained: vocabulary (a name, or a text file with
+                         a word in each line), num_words, and for a file num_tokens
   images      num, for each video, and source: as config.data, {} for the same videos
 
 A third, `augment`, has flip: whether half of them are mirrored left to right.
@@ -19,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lamd_jax import captions
-from lamd_jax.data import sources
+from lamd_jax.data import sources, vocabulary
 from lamd_jax.data.pipeline import Describe
 from lamd_jax.types import Config, UserError
 
@@ -34,6 +37,8 @@ def abstract(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]
       tokens, width = config.condition.num_tokens, config.condition.text_channels
       conditions["text"] = (tokens, width), jnp.float16
       conditions["text_mask"] = (tokens,), jnp.bool_
+    case "words":
+      conditions["words"] = (_vocabulary(config).num_tokens,), jnp.int32
   shapes = {
     name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
     for name, (shape, dtype) in conditions.items()
@@ -85,17 +90,54 @@ def describer(
   match kind(config):
     case "class":
       return lambda i: {"label": np.asarray(notes[i], np.int32)}
-    case "caption":
-      found = embedded(config, [str(notes[i]) for i in numbers], cache)
+    case "caption" | "words":
+      found = _read(config, [str(notes[i]) for i in numbers], cache)
       places = {i: place for place, i in enumerate(numbers)}
       return lambda i: {name: values[places[i]] for name, values in found.items()}
   return None
 
 
+def asked(
+  config: Config, count: int, *, caption: str | None = None, label: int | None = None
+) -> dict[str, np.ndarray]:
+  """What a user says of videos to be made, as a batch of `count` holds it.
+
+  Args:
+    config: The configuration.
+    count: How many videos.
+    caption: Of all of them, for a model that knows captions.
+    label: Of all of them, for a model that knows classes.
+
+  Returns:
+    {} where nothing is said: the model is then asked without its condition.
+
+  Raises:
+    UserError: This model knows no such thing.
+  """
+  of = kind(config)
+  for name, value, kinds in (
+    ("caption", caption, ("caption", "words")), ("label", label, ("class",))
+  ):  # fmt: skip
+    if value is not None and of not in kinds:
+      needed = " or ".join(repr(x) for x in kinds)
+      raise UserError(f"--{name}: this model's condition is {of!r}, not {needed}")
+  if caption is not None:
+    return _read(config, [caption] * count)
+  if label is not None:
+    if not 0 <= label < config.condition.num_classes:
+      raise UserError(
+        f"--label={label}: expected 0 to {config.condition.num_classes - 1}"
+      )
+    return {"label": np.full(count, label, np.int32)}
+  return {}
+
+
 def check(config: Config, *splits: sources.VideoSource) -> None:
   """Raises a `UserError` for what `describer` would stumble over; takes little time."""
   for source in splits:
-    _notes(config, source, range(len(source)))
+    notes = _notes(config, source, range(len(source)))
+    if kind(config) == "words":
+      _read(config, [str(note) for note in notes.values()])
   if kind(config) == "caption":
     _encoder(config)
 
@@ -106,7 +148,7 @@ def _notes(
   """The label or the caption of each video; {} where there is no condition."""
   if (of := kind(config)) == "none":
     return {}
-  key = {"class": "label", "caption": "caption"}[of]
+  key = "label" if of == "class" else "caption"
   notes: dict[int, int | str] = {}
   lacking = []
   for i in numbers:
@@ -130,12 +172,42 @@ def _notes(
   return notes
 
 
-def embedded(
+def _read(
   config: Config, texts: Sequence[str], cache: pathlib.Path | None = None
 ) -> dict[str, np.ndarray]:
-  """Captions as a batch holds them: `text` [b n d] and `text_mask` [b n]."""
+  """Captions as a batch holds them.
+
+  Returns:
+    `text` [b n d] and `text_mask` [b n] of a frozen encoder, or `words` [b n].
+  """
+  if kind(config) == "words":
+    return {"words": _vocabulary(config).encode(texts)}
   found = captions.embed(_encoder(config), texts, cache=cache)
   return {"text": found.values, "text_mask": found.mask}
+
+
+def _vocabulary(config: Config) -> vocabulary.Vocabulary:
+  values = config.condition
+  found = vocabulary.VOCABULARIES.get(values.vocabulary)
+  if found is None:
+    if not pathlib.Path(values.vocabulary).expanduser().is_file():
+      raise UserError(
+        f"condition.vocabulary={values.vocabulary!r} is no file with a word in each"
+        f" line; known by name: {', '.join(vocabulary.VOCABULARIES)}"
+      )
+    if "num_tokens" not in values:
+      raise UserError(
+        f"condition.vocabulary={values.vocabulary!r} is a file and needs"
+        " condition.num_tokens, the tokens of the longest caption with a start and an"
+        " end"
+      )
+    found = vocabulary.read_vocabulary(values.vocabulary, values.num_tokens)
+  if len(found.words) != values.num_words:
+    raise UserError(
+      f"condition.num_words={values.num_words}; the vocabulary"
+      f" {values.vocabulary!r} has {len(found.words)}, with [PAD], [CLS] and [SEP]"
+    )
+  return found
 
 
 def _encoder(config: Config) -> captions.TextEncoder:
@@ -150,5 +222,5 @@ def _encoder(config: Config) -> captions.TextEncoder:
 
 
 def kind(config: Config) -> str:
-  """What batches have for a condition: "none", "class" or "caption"."""
+  """What batches have for a condition: "none", "class", "caption" or "words"."""
   return config.condition.kind if "condition" in config else "none"

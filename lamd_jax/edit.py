@@ -1,7 +1,8 @@
 """Job: goes on with a video of one's own, fills it in, or makes it larger.
 
     predict      the frames after its first `sample.given_frames`, as many as a window
-    extend       the frames after its last one, up to a number
+    extend       the frames after its last one, up to a number; a picture is a video
+                 of one frame
     interpolate  frames between each two
     upsample     a higher resolution; and with `every`, the frames between each two too,
                  as in the cascade of Ho et al. 2022 (arXiv:2204.03458), section 4.2
@@ -9,11 +10,15 @@
 What is given stays as it is, apart from being brought to the model's size.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable
+import functools
+import math
 import pathlib
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Float
 import numpy as np
 import tqdm
 
@@ -35,6 +40,7 @@ def edit(
   task: str,
   video: pathlib.Path,
   *,
+  is_picture: bool = False,
   num_frames: int | None = None,
   factor: int = 2,
   every: int = 1,
@@ -49,6 +55,7 @@ def edit(
     task: One of `TASKS`.
     video: A file; every `data.frame_stride`-th frame of it is taken, but for
       interpolation and upsampling all are.
+    is_picture: Whether the file is a picture, a video of one frame.
     num_frames: Of "extend": how long the result is; two windows by default.
     factor: Of "interpolate": the frame rate is multiplied by it. Of "upsample": the
       resolution, up to that of the model.
@@ -72,14 +79,15 @@ def edit(
     )
   params, meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
   count, window = config.evaluate.samples_per_clip, config.data.num_frames
-  conditions = _conditions(config, count, caption, label)
-  whole, length, overlap, speed = _task(
-    config, stage, task, video, num_frames or 2 * window, factor, every
-  )
+  conditions = beside.asked(config, count, caption=caption, label=label)
+  # Frames of the file, at a resolution and a stride, at least so many.
+  read = functools.partial(_read, video, is_picture)
+  plan = _plan(config, stage, task, read, num_frames or 2 * window, factor, every)
   # The same video for each sample; masks are of all.
-  whole = whole._replace(
-    video=np.repeat(whole.video, count, axis=0),
-    low=None if whole.low is None else np.repeat(whole.low, count, axis=0),
+  repeat = lambda x: np.repeat(x, count, axis=0)
+  low = plan.whole.low
+  whole = plan.whole._replace(
+    video=repeat(plan.whole.video), low=None if low is None else repeat(low)
   )
   arguments = jax.device_put((stage, params), sharding.replicated(mesh))
   run = jax.jit(
@@ -94,19 +102,48 @@ def edit(
     return run(arguments, conditions, key, part.video, is_known, part.low, part.has_low)
 
   key = jax.random.key(config.seed)
-  filled = windows.fill(sample, key, whole, window=length, overlap=overlap)
-  total = len(windows.starts(len(whole.is_known), length, overlap))
+  filled = windows.fill(sample, key, whole, window=plan.window, overlap=plan.overlap)
+  total = len(windows.starts(len(whole.is_known), plan.window, plan.overlap))
   for _ in tqdm.tqdm(filled, f"{task}: windows", total, disable=None):
     pass
-  frames = np.asarray(pixels.to_uint8(jnp.asarray(whole.video)))
+  frames = whole.video
+  if plan.before is not None:
+    frames = np.concatenate([repeat(plan.before), frames], axis=1)
+  frames = np.asarray(pixels.to_uint8(jnp.asarray(frames[:, : plan.num_frames])))
   name = f"{video.stem}_{task}"
-  return workdir_lib.write_videos(workdir / FOLDER, name, frames, meta["fps"] * speed)
+  fps = meta["fps"] * plan.speed
+  return workdir_lib.write_videos(workdir / FOLDER, name, frames, fps)
 
 
-def _task(
-  config: Config, stage, task: str, video: pathlib.Path, num_frames, factor, every
-) -> tuple[windows.Window, int, int, float]:
-  """What is known, the length of a window, the overlap, and how the rate changes."""
+class _Plan(NamedTuple):
+  """How a task is done by windows.
+
+  Attributes:
+    whole: What is known of what windows fill.
+    window: Frames of one.
+    overlap: Frames that neighbouring ones share.
+    speed: What the frame rate is multiplied by.
+    before: Frames of the result in front of what windows fill, in [-1, 1].
+    num_frames: Of the result, if windows fill more.
+  """
+
+  whole: windows.Window
+  window: int
+  overlap: int
+  speed: float = 1.0
+  before: Float[np.ndarray, "1 f h w 3"] | None = None
+  num_frames: int | None = None
+
+
+def _plan(
+  config: Config,
+  stage: stage_lib.WindowStage,
+  task: str,
+  read: Callable[[int, int, int], Float[np.ndarray, "1 f h w 3"]],
+  num_frames: int,
+  factor: int,
+  every: int,
+) -> _Plan:
   data, window = config.data, config.data.num_frames
   overlap = stage.overlap
   match task:
@@ -117,12 +154,19 @@ def _task(
           "--task=predict needs to know from how many frames: for example"
           " --config.sample.given_frames=1"
         )
-      clip = _read(video, data.resolution, data.frame_stride, given)
-      return windows.extended(clip[:, :given], window), window, overlap, 1.0
+      clip = read(data.resolution, data.frame_stride, given)
+      return _Plan(windows.extended(clip[:, :given], window), window, overlap)
     case "extend":
-      clip = _read(video, data.resolution, data.frame_stride, 1)
-      whole = windows.extended(clip, num_frames)
-      return whole, min(window, num_frames), overlap, 1.0
+      clip = read(data.resolution, data.frame_stride, 1)
+      windows.extended(clip, num_frames)  # Raises what is impossible.
+      # The first window begins where it shares so many frames with what is given, and
+      # the last one may go on beyond the end: each knows no more than its overlap.
+      first = max(clip.shape[1] - overlap, 0)
+      further = math.ceil(max(num_frames - first - window, 0) / (window - overlap))
+      total = window + further * (window - overlap)
+      whole = windows.extended(clip[:, first:], total)
+      before = clip[:, :first]
+      return _Plan(whole, window, overlap, before=before, num_frames=num_frames)
     case "interpolate":
       length = windows.interpolating_window(window, factor)
       if length < 2:
@@ -130,48 +174,32 @@ def _task(
           f"--factor={factor}: a model of {window} frames can put at most"
           f" {window - 2} between two, --factor={window - 1}"
         )
-      whole = windows.spread(_read(video, data.resolution, 1, 2), factor)
-      return whole, min(length, len(whole.is_known)), 1, float(factor)
+      whole = windows.spread(read(data.resolution, 1, 2), factor)
+      return _Plan(whole, min(length, len(whole.is_known)), 1, float(factor))
     case "upsample":
       if factor < 2 or data.resolution % factor:
         raise UserError(
           f"--factor={factor}: expected from 2 on, a divisor of the model's resolution"
           f" {data.resolution}"
         )
-      clip = _read(video, data.resolution // factor, 1, 1)
+      clip = read(data.resolution // factor, 1, 1)
       whole = windows.enlarged(clip, data.resolution, every)
       length = windows.interpolating_window(window, every)
-      return whole, min(length, len(whole.is_known)), 1, float(every)
+      return _Plan(whole, min(length, len(whole.is_known)), 1, float(every))
   raise UserError(f"--task={task}: known: {', '.join(TASKS)}")
 
 
-def _read(path: pathlib.Path, resolution: int, stride: int, least: int) -> np.ndarray:
-  """The frames of a file `1 f h w 3`, in [-1, 1]."""
-  length = (video_io.probe(path).num_frames - 1) // stride + 1
+def _read(
+  path: pathlib.Path, is_picture: bool, resolution: int, stride: int, least: int
+) -> Float[np.ndarray, "1 f h w 3"]:
+  """The frames of a file, in [-1, 1]."""
+  length = 1 if is_picture else (video_io.probe(path).num_frames - 1) // stride + 1
   if length < least:
     raise UserError(
       f"{path} has {length} frames at a stride of {stride}; the task needs {least}"
     )
-  clip = video_io.read_window(path, 0, length, stride, resolution)
+  if is_picture:
+    clip = video_io.resize_crop(video_io.read_image(path)[None], resolution)
+  else:
+    clip = video_io.read_window(path, 0, length, stride, resolution)
   return np.asarray(pixels.from_uint8(jnp.asarray(clip)))[None]
-
-
-def _conditions(
-  config: Config, count: int, caption: str | None, label: int | None
-) -> Mapping[str, np.ndarray]:
-  """What `sample_window` is told of the videos; {} for nothing."""
-  kind = beside.kind(config)
-  for name, value, needed in (
-    ("caption", caption, "caption"), ("label", label, "class")
-  ):  # fmt: skip
-    if value is not None and kind != needed:
-      raise UserError(f"--{name}: this model's condition is {kind!r}, not {needed!r}")
-  if caption is not None:
-    return beside.embedded(config, [caption] * count)
-  if label is not None:
-    if not 0 <= label < config.condition.num_classes:
-      raise UserError(
-        f"--label={label}: expected 0 to {config.condition.num_classes - 1}"
-      )
-    return {"label": np.full(count, label, np.int32)}
-  return {}

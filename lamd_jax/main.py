@@ -75,7 +75,7 @@ _VIDEO = flags.DEFINE_string(
   "video", None, "The same: a video whose first frame is the picture."
 )
 _TASK = flags.DEFINE_enum(
-  "task", None, edit.TASKS, "With --mode=sample and --video: what to make of it."
+  "task", None, edit.TASKS, "With --mode=sample: what to make of --video or --image."
 )
 _FRAMES = flags.DEFINE_integer(
   "frames", None, "With --task=extend: frames of the result.", lower_bound=2
@@ -86,8 +86,12 @@ _FACTOR = flags.DEFINE_integer(
 _EVERY = flags.DEFINE_integer(
   "every", 1, "With --task=upsample: given frames are every so many.", lower_bound=1
 )
-_CAPTION = flags.DEFINE_string("caption", None, "With --task: what the video shows.")
-_LABEL = flags.DEFINE_integer("label", None, "With --task: the class of the video.")
+_CAPTION = flags.DEFINE_string(
+  "caption", None, "With --image or --video: what happens, if the model knows captions."
+)
+_LABEL = flags.DEFINE_integer(
+  "label", None, "With --image or --video: its class, if the model knows classes."
+)
 _MOTION = flags.DEFINE_multi_string(
   "motion", None, "With --mode=transfer: a video whose motion the picture is to have."
 )
@@ -168,6 +172,7 @@ def _make_of_files(config: Config, folder: pathlib.Path) -> list[pathlib.Path]:
       folder,
       _TASK.value,
       pathlib.Path(picture).expanduser(),
+      is_picture=bool(_IMAGE.value),
       num_frames=_FRAMES.value,
       factor=_FACTOR.value,
       every=_EVERY.value,
@@ -187,7 +192,9 @@ def _make_of_files(config: Config, folder: pathlib.Path) -> list[pathlib.Path]:
       strengths=_STRENGTH.value,
       mix=_MIX.value,
     )
-  return sample.animate(config, folder, image, name)
+  return sample.animate(
+    config, folder, image, name, caption=_CAPTION.value, label=_LABEL.value
+  )
 
 
 def _check_flags() -> None:
@@ -198,11 +205,14 @@ def _check_flags() -> None:
       raise UserError(f"--{name} needs --mode={' or --mode='.join(modes)}")
   if _IMAGE.value and _VIDEO.value:
     raise UserError("give --image or --video, not both")
-  for name in ("frames", "caption", "label"):
-    if flags.FLAGS[name].present and not task:
-      raise UserError(f"--{name} needs --task, one of {', '.join(edit.TASKS)}")
-  if task and not _VIDEO.value:
-    raise UserError(f"--task={task} needs --mode=sample and --video")
+  given = _IMAGE.value or _VIDEO.value
+  for name in ("caption", "label"):
+    if flags.FLAGS[name].present and not (given and mode == "sample"):
+      raise UserError(f"--{name} needs --mode=sample and --image or --video")
+  if _FRAMES.present and not task:
+    raise UserError(f"--frames needs --task, one of {', '.join(edit.TASKS)}")
+  if task and not given:
+    raise UserError(f"--task={task} needs --mode=sample and --video or --image")
   if mode == "transfer" and not (_MOTION.value and (_IMAGE.value or _VIDEO.value)):
     raise UserError(
       "--mode=transfer needs --motion, a video, and --image, the picture that is to"

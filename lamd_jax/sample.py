@@ -14,6 +14,7 @@ from jaxtyping import UInt8
 import numpy as np
 import tqdm
 
+from lamd_jax import beside
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import sources, video_io
 from lamd_jax.systems import pixels
@@ -96,6 +97,9 @@ def animate(
   workdir: pathlib.Path,
   image: UInt8[np.ndarray, "h w 3"],
   name: str,
+  *,
+  caption: str | None = None,
+  label: int | None = None,
 ) -> list[pathlib.Path]:
   """Generates videos that begin with a picture.
 
@@ -104,9 +108,15 @@ def animate(
     workdir: That folder.
     image: Of any size; its short side is resized, then its centre cropped.
     name: Beginning of the names of the files.
+    caption: What happens, for a model that knows captions; anything by default.
+    label: What happens, for a model that knows classes; anything by default.
 
   Returns:
     The mp4 files. A gif lies beside each, and a png with the frames of all.
+
+  Raises:
+    UserError: The model begins with other than one frame, or does not know such a
+      condition.
   """
   mesh = sharding.make_mesh(config.mesh.to_dict())
   _, generator = _stage_names(config)
@@ -124,8 +134,9 @@ def animate(
   frame = video_io.resize_crop(image[None], config.data.resolution)
   video = np.repeat(frame, config.data.num_frames, axis=0)
   count = config.evaluate.samples_per_clip
+  said = beside.asked(config, count, caption=caption, label=label)
   sampler = Sampler(config, workdir, generator, mesh)
-  videos = sampler({"video": np.stack([video] * count)}, "animating")
+  videos = sampler({"video": np.stack([video] * count)} | said, "animating")
   fps = sampler.meta["fps"]
   return workdir_lib.write_videos(workdir / ANIMATED, name, videos, fps)
 

@@ -1,5 +1,7 @@
 """Conditions and images beside videos: their shapes, their sources, what is missing."""
 
+import pathlib
+import tempfile
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -8,6 +10,7 @@ import ml_collections
 import numpy as np
 
 from lamd_jax import beside, captions
+from lamd_jax.data import vocabulary
 from lamd_jax.types import UserError
 
 ENCODER = captions.TextEncoder("test", 100, 6, 5, lambda texts: None, lambda x: None)
@@ -52,6 +55,9 @@ def config(kind="none", num=0, **condition):
 
 
 CAPTION = dict(encoder="", num_tokens=5, text_channels=6)
+# Three of the vocabulary are no words.
+WORDS = dict(vocabulary="letters", num_words=3 + 4)
+LETTERS = vocabulary.Vocabulary((*vocabulary.SPECIAL, "a", "b", "c", "d"), 6)
 
 
 class BesideTest(parameterized.TestCase):
@@ -59,15 +65,17 @@ class BesideTest(parameterized.TestCase):
     super().setUp()
     self.enterContext(mock.patch.object(captions, "text_encoder", self.text_encoder))
     self.enterContext(mock.patch.object(captions, "embed", embed))
+    known = mock.patch.dict(vocabulary.VOCABULARIES, letters=LETTERS)
+    self.enterContext(known)
 
   def text_encoder(self, folder, *, num_tokens):
     self.assertEqual((folder, num_tokens), (None, 5))
     return ENCODER
 
   @parameterized.parameters(
-    ("none", {}, {}), ("class", dict(num_classes=9), {}), ("caption", CAPTION, {})
+    ("none", {}), ("class", dict(num_classes=9)), ("caption", CAPTION), ("words", WORDS)
   )
-  def test_the_shapes_are_those_of_what_is_made(self, kind, values, _):
+  def test_the_shapes_are_those_of_what_is_made(self, kind, values):
     wanted = config(kind, num=3, **values)
     source = Source([{"label": i, "caption": "a b"} for i in range(4)])
     describe = beside.describer(wanted, source)
@@ -100,6 +108,66 @@ class BesideTest(parameterized.TestCase):
     self.assertEqual(describe(3)["text"][0, 0], 5)
     self.assertEqual(describe(3)["text_mask"].tolist(), [True] + [False] * 4)
 
+  def test_each_video_has_its_own_words(self):
+    source = Source([{"caption": text} for text in ("b a", "d d d", "")])
+    describe = beside.describer(config("words", **WORDS), source, [2, 0])
+    self.assertEqual(describe(0)["words"].tolist(), [1, 4, 3, 2, 0, 0])
+    self.assertEqual(describe(2)["words"].tolist(), [1, 2, 0, 0, 0, 0])
+
+  def test_words_of_a_file_are_those_of_its_lines(self):
+    folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
+    path = folder / "words.txt"
+    path.write_text("c\nb\na\n")
+    values = dict(vocabulary=str(path), num_words=6, num_tokens=4)
+    source = Source([{"caption": "a c"}])
+    describe = beside.describer(config("words", **values), source)
+    self.assertEqual(describe(0)["words"].tolist(), [1, 5, 3, 2])
+    shape = beside.abstract(config("words", **values), 2)["words"]
+    self.assertEqual((shape.shape, shape.dtype), ((2, 4), np.int32))
+    with self.assertRaisesRegex(UserError, "words.txt' is a file and needs .*num_tok"):
+      beside.describer(config("words", **(WORDS | {"vocabulary": str(path)})), source)
+
+  def test_words_that_nobody_knows_are_found_before_training(self):
+    source = Source([{"caption": "a b"}, {"caption": "a hat"}])
+    wanted = config("words", **WORDS)
+    beside.check(wanted, Source([{"caption": "a b"}]))
+    with self.assertRaisesRegex(UserError, "caption 'a hat': 'hat' is not in the voc"):
+      beside.check(wanted, Source([{"caption": "a b"}]), source)
+    with self.assertRaisesRegex(UserError, "1 of 1 videos have no caption"):
+      beside.check(wanted, Source([{}]))
+    for values, message in (
+      (dict(num_words=9), "num_words=9; the vocabulary 'letters' has 7"),
+      (
+        dict(vocabulary="leters"),
+        "'leters' is no file .*; known by name: cater_gen_v1",
+      ),
+    ):
+      with self.assertRaisesRegex(UserError, message):
+        beside.check(config("words", **(WORDS | values)), Source([{"caption": "a"}]))
+
+  def test_what_is_asked_for_is_said_of_every_video(self):
+    said = beside.asked(config("class", num_classes=3), 2, label=2)
+    self.assertEqual(said["label"].tolist(), [2, 2])
+    said = beside.asked(config("words", **WORDS), 2, caption="d")
+    self.assertEqual(said["words"].tolist(), [[1, 6, 2, 0, 0, 0]] * 2)
+    said = beside.asked(config("caption", **CAPTION), 2, caption="a b")
+    self.assertEqual(said["text"][:, 0, 0].tolist(), [3, 3])
+    self.assertEqual(said["text_mask"].sum(axis=1).tolist(), [2, 2])
+    for kind in ("none", "class", "words"):
+      self.assertEqual(beside.asked(config(kind, num_classes=3, **WORDS), 2), {})
+
+  @parameterized.parameters(
+    ("class", dict(label=3), "--label=3: expected 0 to 2"),
+    ("class", dict(label=-1), "--label=-1: expected 0 to 2"),
+    ("class", dict(caption="x"), "--caption: .* is 'class', not 'caption' or 'words'"),
+    ("words", dict(label=0), "--label: .* is 'words', not 'class'"),
+    ("none", dict(label=0), "--label: .* is 'none', not 'class'"),
+    ("words", dict(caption="a hat"), "'hat' is not in the vocabulary"),
+  )
+  def test_what_a_model_does_not_know_cannot_be_asked_for(self, kind, said, message):
+    with self.assertRaisesRegex(UserError, message):
+      beside.asked(config(kind, num_classes=3, **WORDS), 2, **said)
+
   def test_what_is_missing_is_named(self):
     source = Source([{"label": 0}, {"label": 9}, {}])
     with self.assertRaisesRegex(UserError, "1 of 3 videos have no label.* number 2"):
@@ -114,7 +182,7 @@ class BesideTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, "text_channels=7"):
       beside.check(wrong, Source([{"caption": "a"}]))
     with self.assertRaisesRegex(UserError, "text_channels=7; the text encoder gives 6"):
-      beside.embedded(wrong, ["a"])
+      beside.asked(wrong, 2, caption="a")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Videos of one's own, extended, filled in and enlarged by a trained work folder.
 
-The network is the stand-in of `systems/vdm_test.py`: what it makes is noise, but which
-frames stay and what is asked for is all there is to see here.
+In place of a model there is one that makes grey: which frames stay and what is asked
+for is all there is to see here.
 """
 
 import dataclasses
@@ -13,10 +13,11 @@ from absl.testing import absltest, parameterized
 import jax
 import ml_collections
 import numpy as np
+from PIL import Image
 
-from lamd_jax import beside, edit
+from lamd_jax import edit
 from lamd_jax import workdir as workdir_lib
-from lamd_jax.data import video_io
+from lamd_jax.data import video_io, vocabulary
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import sharding
 from lamd_jax.types import UserError
@@ -77,14 +78,20 @@ class EditTest(parameterized.TestCase):
         mesh=dict(data=1),
         data=dict(num_frames=F, resolution=S, frame_stride=1),
         evaluate=dict(samples_per_clip=2),
-        condition=dict(kind=kind, num_classes=3),
+        condition=dict(
+          kind=kind,
+          num_classes=3,
+          vocabulary="shapes",
+          num_words=len(vocabulary.VOCABULARIES["shapes"].words),
+        ),
       )
     )
     paths = edit.edit(config, self.folder, task, self.video, **kwargs)
     self.assertLen(paths, 2)
     for path in paths:
       self.assertTrue(path.with_suffix(".gif").exists())
-    self.assertTrue((self.folder / f"edited/clip_{task}.png").exists())
+    name = f"{self.video.stem}_{task}.png"
+    self.assertTrue((self.folder / "edited" / name).exists())
     probed = video_io.probe(paths[0])
     video = video_io.read_window(paths[0], 0, probed.num_frames)
     return video.astype(float).mean(axis=(1, 2, 3)), probed
@@ -95,10 +102,36 @@ class EditTest(parameterized.TestCase):
   def test_extend_keeps_the_clip_and_goes_on(self):
     found, _ = self.run_edit("extend", num_frames=13)
     self.assert_greys(found, [*self.greys, *[127] * 4])
-    # Windows of 5 that share 2: 0 to 4 and 3 to 7 are known; 6 to 10 and 8 to 12.
+    # Windows of 5 that share 2, the first with what is given: 7 to 11 and 10 to 14, of
+    # which the last two are cut off.
     self.assertLen(self.stage.calls, 2)
+    for video, is_known, *_ in self.stage.calls:
+      self.assertEqual(np.asarray(is_known).tolist(), [True] * 2 + [False] * 3)
+      self.assertEqual(video.shape, (2, F, S, S, 3))
+    first, second = (np.asarray(call[0])[0, 0].mean() for call in self.stage.calls)
+    self.assert_greys(127.5 * (1 + np.array([first, second])), [self.greys[7], 127])
+
+  def test_extend_by_less_than_a_window_asks_for_a_whole_one(self):
+    found, _ = self.run_edit("extend", num_frames=10)
+    self.assert_greys(found, [*self.greys, 127])
+    self.assertLen(self.stage.calls, 1)
+    self.assertEqual(self.stage.calls[0][0].shape[1], F)
+
+  def test_a_picture_is_a_video_of_one_frame(self):
+    self.video = self.folder / "photo.png"
+    pixels = np.zeros((2 * S, 3 * S, 3), np.uint8)
+    pixels[:, S : 2 * S] = 200  # The centre, and what is cut off.
+    Image.fromarray(pixels).save(self.video)
+    found, _ = self.run_edit("extend", num_frames=7, is_picture=True)
     known = [np.asarray(call[1]).tolist() for call in self.stage.calls]
-    self.assertEqual(known, [[True] * 3 + [False] * 2, [True] * 3 + [False] * 2])
+    # Shorter than what windows share: the first one knows the picture alone.
+    self.assertEqual(known, [[True] + [False] * 4, [True] * 2 + [False] * 3])
+    row = np.asarray(self.stage.calls[0][0])[0, 0, S // 2, :, 0]
+    self.assertGreater(row[S // 2], 0.5)
+    self.assertLess(row[0], -0.9)
+    self.assertLen(found, 7)
+    with self.assertRaisesRegex(UserError, "has 1 frames .* needs 2"):
+      self.run_edit("interpolate", is_picture=True)
 
   def test_predict_takes_the_given_frames_only(self):
     found, _ = self.run_edit("predict")
@@ -137,10 +170,11 @@ class EditTest(parameterized.TestCase):
   def test_a_label_and_a_caption_are_for_models_that_know_them(self):
     self.run_edit("predict", "class", label=2)
     np.testing.assert_array_equal(self.stage.calls[0][4]["label"], [2, 2])
-    embedded = lambda config, texts: {"text": np.array(texts)}
-    with mock.patch.object(beside, "embedded", embedded):
-      self.run_edit("predict", "caption", caption="a red disc")
-    self.assertEqual(self.stage.calls[1][4]["text"].tolist(), ["a red disc"] * 2)
+    self.run_edit("predict", "words", caption="a red disc glides")
+    words = vocabulary.VOCABULARIES["shapes"].encode(["a red disc glides"])
+    np.testing.assert_array_equal(
+      self.stage.calls[1][4]["words"], words.repeat(2, axis=0)
+    )
     with self.assertRaisesRegex(UserError, "--label=3: expected 0 to 2"):
       self.run_edit("predict", "class", label=3)
     with self.assertRaisesRegex(UserError, "--caption: .* is 'class', not 'caption'"):

@@ -155,6 +155,13 @@ class ArgumentsTest(MainTestCase):
     (["--mode=transfer", "--motion=x.mp4"], "--mode=transfer needs .* --image"),
     (["--mode=transfer", "--strength=1,a"], "--strength=1,a: expected a number"),
     (["--image=x", "--video=y", "--mode=sample"], "--image or --video, not both"),
+    (["--task=extend", "--mode=sample"], "--task=extend needs .*--video or --image"),
+    (
+      ["--mode=sample", "--image=x", "--frames=9"],
+      "--frames needs --task, one of pred",
+    ),
+    (["--caption=x", "--mode=sample"], "--caption needs --mode=sample and --image or"),
+    (["--label=1"], "--label needs --mode=sample and --image or --video"),
     (["--mode=sample"], "no config.json: expected a folder that --mode=train wrote"),
     (["--mode=evaluate"], "no config.json: expected a folder"),
     (["--mode=report"], "no work folder"),
@@ -260,6 +267,20 @@ class BegunFolderTest(MainTestCase):
       self.assertEqual((folder, image.shape), (self.folder, (6, 5, 3)))
       self.assertEqual((given, given_name), ([pathlib.Path(x) for x in clips], name))
       self.assertEqual(called.call_args[1], dict(strengths=strengths, mix=mix))
+
+  def test_a_picture_is_animated_under_a_condition_or_gone_on_from(self):
+    picture = self.temporary / "photo.png"
+    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(picture)
+    args = "--mode=sample", f"--image={picture}", f"--workdir={self.folder}"
+    with mock.patch.object(sample, "animate", return_value=[]) as animate:
+      run(TINY, *args, "--caption=a disc", "--label=3")
+    self.assertEqual(animate.call_args[1], {"caption": "a disc", "label": 3})
+    with mock.patch.object(main.edit, "edit", return_value=[]) as edit:
+      run(TINY, *args, "--task=extend", "--frames=20", "--label=3")
+    self.assertEqual(edit.call_args[0][2:], ("extend", picture))
+    said = edit.call_args[1]
+    self.assertEqual((said["is_picture"], said["num_frames"]), (True, 20))
+    self.assertEqual((said["caption"], said["label"]), (None, 3))
 
   def test_a_stop_is_one_line_with_the_status_that_shells_expect(self):
     for error, expected in (

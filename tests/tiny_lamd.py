@@ -1,5 +1,6 @@
 """Both stages of LaMD at the smallest size, with parameters that are zero nowhere."""
 
+import copy
 import functools
 
 import jax
@@ -34,6 +35,22 @@ def generator():
   """Stage 2 with parameters, around stage 1."""
   stage = stage_lib.make_stage(CONFIG, "dmg", {"mcd_vae": autoencoder()[1]})
   return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 2)
+
+
+def configured(condition=None, **sample):
+  """The configuration with a condition, and with other sampling."""
+  config = copy.deepcopy(CONFIG)
+  config.update({"sample": sample})
+  if condition:
+    config.condition = condition
+  return config
+
+
+def conditional(condition, batch, **sample):
+  """Stage 2 with a condition, and parameters for batches like this one."""
+  config = configured(condition, **sample)
+  stage = stage_lib.make_stage(config, "dmg", {"mcd_vae": autoencoder()[1]})
+  return stage, filled(jax.eval_shape(stage.init, KEY, batch), 3)
 
 
 @functools.cache

@@ -107,8 +107,10 @@ class VDMJobTest(absltest.TestCase):
     self.assertEqual(int(describe(1)["label"]), source.annotation(1)["label"])
 
     # A picture is one given frame; of another number it cannot be asked.
-    (path, _) = sample.animate(config, folder, real[0, 0], "mine")
+    (path, _) = sample.animate(config, folder, real[0, 0], "mine", label=3)
     self.assertTrue(path.exists())
+    with self.assertRaisesRegex(UserError, "--caption: .* is 'class', not"):
+      sample.animate(config, folder, real[0, 0], "mine", caption="a disc")
     config.sample.given_frames = 0
     with self.assertRaisesRegex(UserError, "0 given frames.*given_frames=1"):
       sample.animate(config, folder, real[0, 0], "mine")

@@ -1,10 +1,13 @@
-"""Conditions as vectors: class labels, captions, and none.
+"""Conditions: class labels and captions, as vectors or as tokens, and none.
 
-Every module here returns `b d`, or `b f d` where each frame has a condition of its
-own, for `UNet3D` to add to its embedding of the noise level. Zeros are the null
-condition (Ho et al. 2022, arXiv:2204.03458, section 3: c = 0), the same as no
-condition at all; `drop` makes them, for classifier-free guidance.
+As a vector a condition is `b d`, or `b f d` where each frame has one of its own, for
+`UNet3D` to add to its embedding of the noise level. Zeros are the null condition (Ho et
+al. 2022, arXiv:2204.03458, section 3: c = 0). As `Tokens` it is for networks to attend
+to, such as `DMG`; masked tokens are the null condition. Either is the same as no
+condition at all; `drop` and `drop_tokens` make it, for classifier-free guidance.
 """
+
+from typing import NamedTuple
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -12,6 +15,18 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Int
 
 from lamd_jax.nn.attention import count_heads
+
+
+class Tokens(NamedTuple):
+  """A condition to attend to.
+
+  Attributes:
+    values: A vector for each token.
+    mask: False where nobody looks.
+  """
+
+  values: Float[Array, "b n d"]
+  mask: Bool[Array, "b n"]
 
 
 class ClassCondition(nn.Module):
@@ -76,6 +91,48 @@ class CaptionCondition(nn.Module):
 Condition = ClassCondition | CaptionCondition
 
 
+class ClassToken(nn.Module):
+  """A learned token for each class.
+
+  Attributes:
+    num_classes: Labels run from 0 to `num_classes - 1`; others give NaN.
+    features: Of the token.
+  """
+
+  num_classes: int
+  features: int
+
+  @nn.compact
+  def __call__(self, labels: Int[Array, " b"], *, train: bool = False) -> Tokens:
+    """Looks the tokens up."""
+    del train
+    values = nn.Embed(self.num_classes, self.features, name="table")(labels)[:, None]
+    return Tokens(values, jnp.ones(values.shape[:2], bool))
+
+
+class CaptionTokens(nn.Module):
+  """Projects the tokens of a frozen text encoder.
+
+  Attributes:
+    features: Of the tokens.
+  """
+
+  features: int
+
+  @nn.compact
+  def __call__(
+    self,
+    tokens: Float[Array, "b n d"],
+    mask: Bool[Array, "b n"],
+    *,
+    train: bool = False,
+  ) -> Tokens:
+    """Projects embeddings; padding stays masked."""
+    del train
+    values = nn.Dense(self.features, name="out")(tokens.astype(jnp.float32))
+    return Tokens(values, mask)
+
+
 def drop(
   cond: Float[Array, "b d"] | Float[Array, "b f d"],
   is_null: Bool[Array, " b"] | Bool[Array, "b f"],
@@ -88,6 +145,11 @@ def drop(
     cond = cond[:, None]
   is_null = is_null.reshape(is_null.shape + (1,) * (cond.ndim - is_null.ndim))
   return jnp.where(is_null, 0.0, cond)
+
+
+def drop_tokens(cond: Tokens, is_null: Bool[Array, " b"]) -> Tokens:
+  """Returns the condition with all tokens masked where `is_null`."""
+  return Tokens(cond.values, cond.mask & ~is_null[:, None])
 
 
 def per_frame(

@@ -2,19 +2,25 @@
 
 Hu et al. 2023 (arXiv:2304.11603), section 3.3: LDM's 2D U-Net over the motion
 latent of a clip, which has no time axis, conditioned by cross-attention on the
-deepest content feature f_x0 of the given frame. The paper does not say how f_x0
-becomes tokens; here each of its h x w places is one, with a fixed position code.
+deepest content feature f_x0 of the given frame, and on a class or a text beside it.
+The paper does not say how f_x0 becomes tokens; here each of its h x w places is one,
+with a fixed position code.
 """
 
 from collections.abc import Sequence
 
 import flax.linen as nn
+import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lamd_jax.models.conditioning import CaptionTokens, ClassToken, Tokens
 from lamd_jax.models.unet import UNet
+from lamd_jax.models.word_encoder import WordEncoder
 from lamd_jax.nn.embeddings import grid_positions
 from lamd_jax.types import UserError
+
+Condition = ClassToken | CaptionTokens | WordEncoder
 
 
 class DMG(nn.Module):
@@ -23,13 +29,18 @@ class DMG(nn.Module):
   The defaults are the paper's size, about 340 M parameters.
 
   Attributes:
-    model_channels: Of the U-Net, as all below but the last two.
+    model_channels: Of the U-Net, as all below up to `dropout_rate`.
     channel_mults: See `UNet`.
     num_res_blocks: See `UNet`.
     attention_factors: See `UNet`.
     head_channels: See `UNet`.
     dropout_rate: See `UNet`.
     context_channels: Width of the condition tokens; divisible by 4.
+    context_pool: A content token is the mean of a square of so many places on a side,
+      so that large frames do not have too many.
+    concat_channels: Of the content that goes in beside the latent as well, place by
+      place, as in LDM's hybrid conditioning; 0 for none.
+    condition: Makes tokens of a class or a text; None for none.
     dtype: Of the computation.
   """
 
@@ -40,6 +51,9 @@ class DMG(nn.Module):
   head_channels: int = 32
   dropout_rate: float = 0.0
   context_channels: int = 512
+  context_pool: int = 1
+  concat_channels: int = 0
+  condition: Condition | None = None
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -48,6 +62,7 @@ class DMG(nn.Module):
     z_t: Float[Array, "b h w d"],
     timestep: Float[Array, " b"],
     content: Float[Array, "b h w c"],
+    cond: Tokens | None = None,
     *,
     train: bool = False,
   ) -> Float[Array, "b h w d"]:
@@ -57,6 +72,7 @@ class DMG(nn.Module):
       z_t: A noised motion latent.
       timestep: Its noise level on the scale of the schedule, 0 to 999.
       content: f_x0.
+      cond: From `read_condition`; None is the same as tokens that are all masked.
       train: Whether dropout is on.
 
     Returns:
@@ -64,11 +80,18 @@ class DMG(nn.Module):
     """
     if self.context_channels % 4:
       raise UserError(f"context_channels={self.context_channels} must divide by 4")
-    b, h, w, _ = content.shape
-    tokens = nn.Dense(self.context_channels, dtype=self.dtype, name="content")(content)
-    tokens = tokens.reshape(b, h * w, -1)
-    positions = grid_positions(h, w, self.context_channels)
-    tokens = nn.LayerNorm(dtype=self.dtype, name="norm")(tokens + positions)
+    tokens = self._content_tokens(content)
+    mask = None
+    if cond is not None:
+      always = jnp.ones(tokens.shape[:2], bool)
+      mask = jnp.concatenate([always, cond.mask], axis=1)
+      values = cond.values.astype(tokens.dtype)
+      tokens = jnp.concatenate([tokens, values], axis=1)
+    tokens = nn.LayerNorm(dtype=self.dtype, name="norm")(tokens)
+    x = z_t
+    if self.concat_channels:
+      dense = nn.Dense(self.concat_channels, dtype=self.dtype, name="concat")
+      x = jnp.concatenate([z_t, dense(content).astype(z_t.dtype)], axis=-1)
     unet = UNet(
       self.model_channels,
       self.channel_mults,
@@ -76,7 +99,30 @@ class DMG(nn.Module):
       self.attention_factors,
       self.head_channels,
       self.dropout_rate,
-      self.dtype,
+      out_channels=z_t.shape[-1],
+      dtype=self.dtype,
       name="unet",
     )
-    return unet(z_t, timestep, tokens, train=train)
+    return unet(x, timestep, tokens, mask, train=train)
+
+  def read_condition(self, *given: Array, train: bool = False) -> Tokens:
+    """Makes tokens of what a batch says of its videos; see `condition`."""
+    assert self.condition is not None
+    return self.condition(*given, train=train)
+
+  def _content_tokens(
+    self, content: Float[Array, "b h w c"]
+  ) -> Float[Array, "b n context_channels"]:
+    """A token for each place, or each square of places, that says where it is."""
+    b, h, w, c = content.shape
+    pool = self.context_pool
+    if h % pool or w % pool:
+      raise UserError(
+        f"context_pool={pool} does not divide the {h}x{w} places of the content"
+      )
+    if pool > 1:
+      content = content.reshape(b, h // pool, pool, w // pool, pool, c).mean((2, 4))
+    h, w = content.shape[1:3]
+    tokens = nn.Dense(self.context_channels, dtype=self.dtype, name="content")(content)
+    positions = grid_positions(h, w, self.context_channels)
+    return tokens.reshape(b, h * w, -1) + positions

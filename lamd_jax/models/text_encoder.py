@@ -2,14 +2,13 @@
 
 Of any size, with the weights and the names of Hugging Face's `BertModel`: BERT-large,
 which conditions Video Diffusion Models (Ho et al. 2022), and the small MiniLM, which
-has the same layers. It is only ever evaluated here: no dropout, no pooler, no heads.
+has the same layers. BERT is only ever evaluated here: no dropout, no pooler, no heads.
 """
 
 from collections.abc import Mapping
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 import numpy as np
@@ -36,30 +35,44 @@ class Block(nn.Module):
     num_heads: Of the attention; must divide the channels.
     hidden_channels: Of the MLP.
     epsilon: Of the layer norms.
+    dropout_rate: Of attention weights, hidden values, and what either half adds.
   """
 
   num_heads: int
   hidden_channels: int
   epsilon: float
+  dropout_rate: float = 0.0
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"]
+    self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], *, train: bool = False
   ) -> Float[Array, "b n d"]:
     """Mixes the tokens; none looks at where the mask is false."""
     width = x.shape[-1]
+    drops = train and self.dropout_rate > 0
+    drop = nn.Dropout(self.dropout_rate, deterministic=not drops)
     heads = (*x.shape[:-1], self.num_heads, width // self.num_heads)
     query, key, value = (
       nn.Dense(width, name=name)(x).reshape(heads)  # b n heads d
       for name in ("query", "key", "value")
     )
     seen = mask[:, None, None, :]  # b heads n n: by all heads and tokens.
-    h = jax.nn.dot_product_attention(query, key, value, mask=seen)
+    h = nn.dot_product_attention(
+      query,
+      key,
+      value,
+      mask=seen,
+      broadcast_dropout=False,
+      dropout_rng=self.make_rng("dropout") if drops else None,
+      dropout_rate=self.dropout_rate,
+      deterministic=not drops,
+    )
     h = nn.Dense(width, name="attention_out")(h.reshape(x.shape))
-    x = _norm(self.epsilon, "attention_norm")(x + h)
+    x = _norm(self.epsilon, "attention_norm")(x + drop(h))
     h = nn.Dense(self.hidden_channels, name="mlp_in")(x)
-    h = nn.Dense(width, name="mlp_out")(nn.gelu(h, approximate=False))
-    return _norm(self.epsilon, "mlp_norm")(x + h)
+    h = drop(nn.gelu(h, approximate=False))
+    h = nn.Dense(width, name="mlp_out")(h)
+    return _norm(self.epsilon, "mlp_norm")(x + drop(h))
 
 
 class BERT(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import flax.linen as nn
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lamd_jax.nn.attention import SpatialTransformer, count_heads
 from lamd_jax.nn.blocks import Norm, ResBlock, upsample_space
@@ -34,6 +34,7 @@ class UNet(nn.Module):
     head_channels: Channels of an attention head; every attended width must be a
       multiple.
     dropout_rate: In residual blocks.
+    out_channels: Of the prediction; None for those of the input.
     dtype: Of the computation.
   """
 
@@ -43,6 +44,7 @@ class UNet(nn.Module):
   attention_factors: Sequence[int] = (1, 2, 4)
   head_channels: int = 32
   dropout_rate: float = 0.0
+  out_channels: int | None = None
   dtype: DTypeLike | None = None
 
   @nn.compact
@@ -51,15 +53,17 @@ class UNet(nn.Module):
     x: Float[Array, "b h w c"],
     timestep: Float[Array, " b"],
     cond: Float[Array, "b n d"] | None,
+    cond_mask: Bool[Array, "b n"] | None = None,
     *,
     train: bool = False,
-  ) -> Float[Array, "b h w c"]:
+  ) -> Float[Array, "b h w c2"]:
     """Applies the network.
 
     Args:
       x: A noised image; height and width divide by 2 ** (levels - 1).
       timestep: Noise level on the scale of the schedule, 0 to 999.
       cond: Condition tokens, or None.
+      cond_mask: False on tokens that nobody looks at; None is true on all.
       train: Whether dropout is on.
 
     Returns:
@@ -80,7 +84,7 @@ class UNet(nn.Module):
 
     def attend(h, name):
       heads = count_heads(h.shape[-1], self.head_channels)
-      return SpatialTransformer(heads, self.dtype, name=name)(h, cond)
+      return SpatialTransformer(heads, self.dtype, name=name)(h, cond, cond_mask)
 
     def resample(h, strides, name):
       return Conv(h.shape[-1], (3, 3), strides, dtype=self.dtype, name=name)(h)
@@ -114,7 +118,8 @@ class UNet(nn.Module):
         h = resample(upsample_space(h), (1, 1), f"upsample_{level}")
     h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
     zeros = nn.initializers.zeros
-    h = Conv(x.shape[-1], (3, 3), kernel_init=zeros, dtype=self.dtype, name="conv_out")(
-      h
+    channels = self.out_channels or x.shape[-1]
+    conv_out = Conv(
+      channels, (3, 3), kernel_init=zeros, dtype=self.dtype, name="conv_out"
     )
-    return h.astype(jnp.float32)
+    return conv_out(h).astype(jnp.float32)

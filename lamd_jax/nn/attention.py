@@ -131,13 +131,18 @@ class SpatialTransformer(nn.Module):
 
   @nn.compact
   def __call__(
-    self, x: Float[Array, "b h w c"], cond: Float[Array, "b n d"] | None
+    self,
+    x: Float[Array, "b h w c"],
+    cond: Float[Array, "b n d"] | None,
+    cond_mask: Bool[Array, "b n"] | None = None,
   ) -> Float[Array, "b h w c"]:
     """Mixes the pixels with each other and with the condition.
 
     Args:
       x: Features.
       cond: Condition tokens; with None the second attention is to x itself.
+      cond_mask: False on tokens that nobody looks at, as if they were not there;
+        every example must have one at least. None is true on all.
 
     Returns:
       Features of the same shape.
@@ -157,7 +162,9 @@ class SpatialTransformer(nn.Module):
     normed = norm("norm_self")(tokens)
     tokens += attention("self_attention")(normed)
     normed = norm("norm_cross")(tokens)
-    tokens += attention("cross_attention")(normed, normed if cond is None else cond)
+    seen = None if cond_mask is None else cond_mask[:, None, None]  # b heads q n
+    attended = normed if cond is None else cond
+    tokens += attention("cross_attention")(normed, attended, mask=seen)
     hidden = nn.Dense(8 * c, dtype=self.dtype, name="mlp_in")(norm("norm_mlp")(tokens))
     hidden, gate = jnp.split(hidden, 2, axis=-1)
     hidden *= nn.gelu(gate, approximate=False)

@@ -106,6 +106,33 @@ class CaptionConditionTest(absltest.TestCase):
       jax.eval_shape(module.init, jax.random.key(0), TOKENS, MASK)
 
 
+class TokensTest(absltest.TestCase):
+  def test_a_label_is_one_token_its_row(self):
+    module = conditioning.ClassToken(5, 7)
+    labels = jnp.array([4, 0, 4])
+    variables = filled(module, labels)
+    values, mask = module.apply(variables, labels)
+    table = variables["params"]["table"]["embedding"]
+    np.testing.assert_array_equal(values, table[labels][:, None])
+    np.testing.assert_array_equal(mask, [[True]] * 3)
+
+  def test_embeddings_of_captions_are_projected_one_by_one(self):
+    module = conditioning.CaptionTokens(7)
+    tokens = TOKENS.astype(jnp.float16)  # As they are kept.
+    variables = filled(module, tokens, jnp.asarray(MASK))
+    values, mask = module.apply(variables, tokens, jnp.asarray(MASK))
+    p = variables["params"]["out"]
+    expected = np.asarray(tokens, np.float32) @ p["kernel"] + p["bias"]
+    np.testing.assert_allclose(values, expected, atol=1e-5)
+    np.testing.assert_array_equal(mask, MASK)
+
+  def test_what_is_null_is_masked_and_the_rest_stays(self):
+    cond = conditioning.Tokens(TOKENS, jnp.asarray(MASK))
+    got = conditioning.drop_tokens(cond, jnp.array([False, True, False]))
+    np.testing.assert_array_equal(got.mask, MASK & [[True], [False], [True]])
+    np.testing.assert_array_equal(got.values, TOKENS)
+
+
 class DropTest(parameterized.TestCase):
   @parameterized.parameters(
     ((2, 4), (2,)), ((2, 3, 4), (2,)), ((2, 3, 4), (2, 3)), ((2, 4), (2, 3))

@@ -71,6 +71,15 @@ class UNetTest(parameterized.TestCase):
     self.assertGreater(by[1], 0.01)
     self.assertEqual(by[0], 0.0)
 
+  def test_masked_tokens_of_the_condition_do_not_matter(self):
+    mask = jnp.array([[True] * 5, [True, True, False, True, False]])
+    y, moved, seen = (
+      apply(filled(), X, STEP, cond, mask)
+      for cond in (COND, COND.at[1, 2].multiply(-2.0), COND.at[1, 3].multiply(-2.0))
+    )
+    np.testing.assert_array_equal(moved, y)
+    self.assertGreater(np.abs(seen[1] - y[1]).max(), 0.01)
+
   def test_examples_do_not_see_each_other(self):
     by = changed(x=X.at[0, 3, 5].add(1.0))
     self.assertGreater(by[0], 0.01)

@@ -233,6 +233,19 @@ class ConditionTest(absltest.TestCase):
     twice = self.apply(X, jnp.concatenate([COND, COND], axis=1))
     np.testing.assert_allclose(twice, self.y, atol=2e-3)
 
+  def test_masked_tokens_are_as_if_they_were_not_there(self):
+    mask = jnp.array([[True, False, True, True, False], [False, True, *[False] * 3]])
+    y = self.apply(X, COND, mask)
+    for i, seen in enumerate(np.asarray(mask)):
+      alone = self.apply(X[i : i + 1], COND[i : i + 1, seen])
+      np.testing.assert_allclose(y[i], alone[0], atol=2e-3)
+      self.assertGreater(np.abs(y[i] - self.y[i]).max(), 0.1)
+    moved = jnp.where(mask[..., None], COND, 100.0)
+    np.testing.assert_array_equal(self.apply(X, moved, mask), y)
+    np.testing.assert_allclose(
+      self.apply(X, COND, jnp.ones_like(mask)), self.y, atol=2e-3
+    )
+
 
 class DtypeTest(parameterized.TestCase):
   @parameterized.parameters(
