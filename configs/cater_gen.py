@@ -49,6 +49,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.condition = dict(
     kind="words",
     vocabulary="shapes" if smoke else f"cater_gen_v{args['version']}",
+    num_words=37 if smoke else {1: 30, 2: 50}[args["version"]],
     dropout=0.1,  # So that guidance can be tried; the paper names none.
   )
 

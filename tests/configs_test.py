@@ -11,14 +11,25 @@ import jax
 
 from lamd_jax import train
 from lamd_jax import workdir as workdir_lib
+from lamd_jax.systems import autoencoder
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import sharding
 from lamd_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-FILES = sorted(path.stem for path in (ROOT / "configs").glob("*.py"))
+FILES = sorted(
+  str(path.relative_to(ROOT / "configs").with_suffix(""))
+  for path in (ROOT / "configs").rglob("*.py")
+)
 FURTHER = {
+  "ablations/beta": ["mini=bair,beta=1e-5,channels=4"],
+  "ablations/motion_channels": ["mini=shapes,channels=1"],
+  "ablations/time_axis": ["mini=shapes,frames=4"],
   "bair": ["small"],
+  "cater_gen": ["small", "version=1"],
+  "landscape": ["small"],
+  "mug": ["small", "resolution=256"],
+  "natops": ["small"],
   "quickstart": ["minutes=60"],
   "vdm_shapes": ["caption"],
 } | {
@@ -53,6 +64,13 @@ def shapes(name, arg):
 
   for stage_name in config.stages:
     earlier = {before: values[0] for before, values in stages.items()}
+    kind = config[stage_name].get("loss", {}).get("perceptual", "none")
+    if kind != "none":
+      shape = batch["video"].shape
+      shape = (1, *shape[2:]) if kind == "lpips_vgg" else shape
+      of = jax.ShapeDtypeStruct(shape, "float32")
+      init = autoencoder.DISTANCES[kind].init
+      earlier["perceptual"] = jax.eval_shape(init, key, of, of)
     stage = stage_lib.make_stage(config, stage_name, earlier)
     stages[stage_name] = jax.eval_shape(init_and_loss, stage, key, batch)
   return stages
@@ -69,6 +87,12 @@ class ConfigsTest(parameterized.TestCase):
       train.check(config)
     system = "vdm" if name.startswith("vdm") else "lamd"
     self.assertEqual(workdir_lib._plain(config)["system"], system)
+
+  @parameterized.parameters("natops", "mug", "cater_gen", "landscape")
+  def test_the_paper_size_of_the_generator_holds_for_every_data_set(self, name):
+    params, _, _ = shapes(name, "")["dmg"]
+    millions = sum(x.size for x in jax.tree.leaves(params)) / 1e6
+    self.assertBetween(millions, 330, 350)  # The paper: 340.
 
   # The quickstart is for one device: small batches learn most on two cores.
   @parameterized.parameters(sorted({*FILES} - {"quickstart"}))

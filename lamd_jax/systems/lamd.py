@@ -348,7 +348,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
   )
 
 
-def _condition_values(config: Config) -> Mapping[str, Any]:
+def _condition_values(config: Config) -> Config:
   return config.condition if "condition" in config else {}
 
 
