@@ -21,6 +21,7 @@ FILES = sorted(
   str(path.relative_to(ROOT / "configs").with_suffix(""))
   for path in (ROOT / "configs").rglob("*.py")
 )
+VDM = [name for name in FILES if name.startswith("vdm")]
 FURTHER = {
   "ablations/beta": ["mini=bair,beta=1e-5,channels=4"],
   "ablations/motion_channels": ["mini=shapes,channels=1"],
@@ -32,9 +33,7 @@ FURTHER = {
   "natops": ["small"],
   "quickstart": ["minutes=60"],
   "vdm_shapes": ["caption"],
-} | {
-  name: ["small"] for name in FILES if name.startswith("vdm") and name != "vdm_shapes"
-}
+} | {name: ["small"] for name in VDM if name != "vdm_shapes"}
 ALL = [(name, arg) for name in FILES for arg in ["", "smoke", *FURTHER.get(name, [])]]
 
 
@@ -129,7 +128,12 @@ class ConfigsTest(parameterized.TestCase):
     for stage in config.stages:
       self.assertLessEqual(config[stage].train.steps, 20)
 
-  @parameterized.parameters((name, arg) for name, arg in ALL if arg in ("", "small"))
+  @parameterized.parameters(
+    (name, arg)
+    for name, arg in ALL
+    # What is small in the other sets of LaMD's is small in these.
+    if not arg or (arg == "small" and name in ("bair", "cater_gen", *VDM))
+  )
   def test_the_losses_of_all_stages_fit_together(self, name, arg):
     stages = shapes(name, arg)
     self.assertEqual(tuple(stages), load(name, arg).stages)

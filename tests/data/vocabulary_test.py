@@ -53,11 +53,25 @@ class EncodeTest(FolderTestCase):
   @parameterized.parameters(
     ("cater_gen_v1", "[CLS] the snitch is rotating . [SEP]", [1, 3, 5, 6, 11, 24, 2]),
     ("cater_gen_v1", "[CLS] to ( -1 , 2 ) [SEP]", [1, 13, 15, 20, 23, 18, 16, 2]),
-    ("cater_gen_v1", "[CLS] fourth quadrant [SEP]", [1, 28, 29, 2]),
+    ("cater_gen_v1", "[CLS] first second third fourth quadrant [SEP]",
+     [1, 25, 26, 27, 28, 29, 2]),
+    ("cater_gen_v1", "[CLS] the cone is picked up and placed to [SEP]",
+     [1, 3, 4, 6, 8, 14, 12, 9, 13, 2]),
+    ("cater_gen_v1", "[CLS] sliding and containing 1 2 3 -2 -3 [SEP]",
+     [1, 7, 12, 10, 17, 18, 19, 21, 22, 2]),
     ("cater_gen_v2", "[CLS] the gold cube is sliding [SEP]", [1, 3, 22, 16, 6, 7, 2]),
     ("cater_gen_v2", "[CLS] rotating . ( -3 , 3 ) [SEP]",
      [1, 41, 40, 31, 38, 39, 35, 32, 2]),
-    ("cater_gen_v2", "[CLS] still first quadrant [SEP]", [1, 44, 45, 49, 2]),
+    ("cater_gen_v2", "[CLS] still first second third fourth quadrant [SEP]",
+     [1, 44, 45, 46, 47, 48, 49, 2]),
+    ("cater_gen_v2", "[CLS] picked up and containing the small metal gray cone [SEP]",
+     [1, 8, 13, 11, 10, 3, 17, 20, 23, 4, 2]),
+    ("cater_gen_v2", "[CLS] placed to the medium rubber red sphere [SEP]",
+     [1, 9, 12, 3, 18, 21, 24, 14, 2]),
+    ("cater_gen_v2", "[CLS] large blue cylinder green brown purple cyan yellow [SEP]",
+     [1, 19, 25, 15, 26, 27, 28, 29, 30, 2]),
+    ("cater_gen_v2", "[CLS] snitch while contained 1 2 -1 -2 [SEP]",
+     [1, 5, 42, 43, 33, 34, 36, 37, 2]),
   )  # fmt: skip
   def test_the_numbers_of_cater_gen_are_those_of_mage(self, name, text, expected):
     words = vocabulary.VOCABULARIES[name].words
