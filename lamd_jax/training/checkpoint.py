@@ -168,7 +168,20 @@ def restore_ema_params(
     found = _newest_whole(manager, lambda step: manager.restore(step, args=args))
   assert found is not None
   restored, _ = found
-  return restored[STATE]["ema_params"], restored[META]
+  params = restored[STATE]["ema_params"]
+  # What a partial restore does not find, it leaves as it was asked for.
+  is_missing = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+  if missing := [
+    jax.tree_util.keystr(path, simple=True, separator="/")
+    for path, x in jax.tree.leaves_with_path(params)
+    if is_missing(x)
+  ]:
+    raise UserError(
+      f"the checkpoint in {os.fspath(folder)} has no {missing[0]}"
+      f" ({len(missing)} arrays are missing): it is of another version of this model;"
+      " choose another --workdir and train it again"
+    )
+  return params, restored[META]
 
 
 def read_meta(folder: Folder) -> tuple[int, dict[str, Any]]:
