@@ -31,6 +31,7 @@ _ONLY = flags.DEFINE_multi_string("only", [], "Variants to run; all by default."
 VARIANTS = {
   "d=3, beta=1e-2": (beta, "beta=1e-2,channels=3"),
   "d=4, beta=1e-5": (beta, "beta=1e-5,channels=4"),
+  "d=3, beta=1e-2 by latents": (beta, "beta=1e-2,channels=3,reduction=latents"),
   "d=3, beta=0": (motion_channels, "channels=3"),
   "d=1": (motion_channels, "channels=1"),
   "d=2": (motion_channels, "channels=2"),
