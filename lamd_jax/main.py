@@ -232,6 +232,7 @@ def _find_other_processes() -> None:
 
 
 def _read_picture(path: str):
+  path = os.path.expanduser(path)
   if _IMAGE.value:
     return video_io.read_image(path)
   return video_io.read_window(path, 0, 1)[0]

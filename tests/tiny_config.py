@@ -34,6 +34,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       kernels=((1, 3, 3), (3, 1, 1)),
     ),
     loss=dict(kl_weight=1e-2),
+    adversary=dict(
+      start=1, weight=0.5, model=dict(channels=(4, 4), frame_strides=(2,))
+    ),
     train=dict(
       steps=steps,
       batch_size=8,

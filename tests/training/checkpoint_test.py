@@ -121,6 +121,13 @@ class CheckpointTest(FolderTestCase):
     self.assertEqual(shardings(params), shardings(abstract))
     self.assertEqual(meta, {"seconds": 0.5})
 
+  def test_arrays_that_another_version_did_not_have_are_named(self):
+    self.save(1, 2)
+    abstract = abstract_state().ema_params
+    grown = {**abstract, "later": {"bias": next(iter(jax.tree.leaves(abstract)))}}
+    with self.assertRaisesRegex(UserError, "no later/bias .1 arrays .* another version"):
+      checkpoint.restore_ema_params(self.folder, grown)
+
   def test_averaged_parameters_of_an_untrained_stage_say_what_to_do(self):
     with self.assertRaisesRegex(UserError, f"no checkpoint in {self.folder}.*train"):
       checkpoint.restore_ema_params(self.folder, abstract_state().ema_params)
