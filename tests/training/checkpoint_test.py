@@ -125,7 +125,8 @@ class CheckpointTest(FolderTestCase):
     self.save(1, 2)
     abstract = abstract_state().ema_params
     grown = {**abstract, "later": {"bias": next(iter(jax.tree.leaves(abstract)))}}
-    with self.assertRaisesRegex(UserError, "no later/bias .1 arrays .* another version"):
+    message = "no later/bias .1 arrays .* another version"
+    with self.assertRaisesRegex(UserError, message):
       checkpoint.restore_ema_params(self.folder, grown)
 
   def test_averaged_parameters_of_an_untrained_stage_say_what_to_do(self):
