@@ -59,7 +59,9 @@ def evaluate(
     protocol.video_figures(real, reconstructed, sampled, given_frames)
   )
   if config.evaluate.metrics and jax.process_index() == 0:
-    figures |= _write_cards(config, workdir, real, reconstructed, sampled, notes)
+    figures |= _write_cards(
+      config, workdir, real, reconstructed, sampled, given_frames, notes
+    )
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
   memory = [workdir_lib.peak_memory_gb()]
   for name in config.stages:
@@ -89,12 +91,14 @@ def _write_cards(
   real: np.ndarray,
   reconstructed: np.ndarray | None,
   sampled: np.ndarray,
+  given_frames: int,
   notes: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
   """Scores reconstructions, and one sample of each clip; a card for each measure.
 
   And for what `config.evaluate.group_by` names, such as labels, one of the mean over
-  groups, of measures of sets.
+  groups, of measures of sets. With `config.evaluate.substitute_given` samples are
+  judged also with the given frames put back as they were, which papers do on BAIR.
 
   Returns:
     The values, as in `sample_fvd`.
@@ -105,6 +109,10 @@ def _write_cards(
   others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
   names = list(config.stages)
   judged = {"sample": (names[-1], sampled[:, 0])} if sampled.shape[1] else {}
+  if judged and config.evaluate.get("substitute_given", False):
+    videos = sampled[:, 0].copy()
+    videos[:, :given_frames] = real[:, :given_frames]
+    judged["sample-given"] = (names[-1], videos)
   if reconstructed is not None:
     autoencoder = next(n for n in names if n in stage_lib.AUTOENCODERS)
     judged = {"reconstruction": (autoencoder, reconstructed)} | judged
@@ -131,6 +139,8 @@ def _write_cards(
       "ema": config[name].train.ema_decay,
       "checkpoint": f"step {steps} of {name}",
     }
+    if what == "sample-given":
+      known["given_frames"] = f"{given_frames}, put back as given, measured too"
     are_pairs, cache = stage.given_frames > 0, workdir / workdir_lib.FEATURES
     kwargs: dict[str, Any] = dict(are_pairs=are_pairs, cache=cache, protocol=known)
     cards = score.score(

@@ -43,7 +43,7 @@ class GroupsTest(absltest.TestCase):
 
   def write(self):
     return evaluate._write_cards(
-      self.config, self.folder, self.real, None, self.sampled, self.notes
+      self.config, self.folder, self.real, None, self.sampled, 1, self.notes
     )
 
   def test_the_mean_over_labels_is_of_scores_within_each(self):
@@ -63,6 +63,19 @@ class GroupsTest(absltest.TestCase):
     self.assertGreater(card["groups"]["1"], 5 * abs(card["groups"]["0"]))
     self.assertIn("sample_kvd_by_subject", values)
     self.assertIn("sample_kvd", values)
+
+  def test_samples_are_judged_also_with_the_given_frames_put_back(self):
+    self.config.evaluate.substitute_given = True
+    values = self.write()
+    mean = lambda videos: videos.mean((1, 2, 3))
+    put_back = self.sampled[:, 0].copy()
+    put_back[:, 0] = self.real[:, 0]
+    for name, videos in (("sample", self.sampled[:, 0]), ("sample-given", put_back)):
+      expected = frechet.kernel_distance(mean(self.real), mean(videos))
+      self.assertAlmostEqual(values[f"{name}_kvd"], expected, places=5)
+    card = json.loads((self.folder / "cards/sample-given_kvd.json").read_text())
+    self.assertIn("put back as given", card["protocol"]["given_frames"])
+    self.assertNotEqual(values["sample_kvd"], values["sample-given_kvd"])
 
   def test_a_group_that_clips_do_not_have_is_named(self):
     self.config.evaluate.group_by = ("gesture",)
