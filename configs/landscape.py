@@ -114,7 +114,15 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
   )
 
-  config.sample = dict(num_steps=pick(200, 200, 5), eta=0.0, batch_size=pick(64, 64, 4))
+  config.sample = dict(
+    num_steps=pick(200, 200, 5),
+    sampler="ddim",  # Or "ddpm", "heun", "dpmpp_2m".
+    eta=0.0,
+    guidance=1.0,  # Classifier-free, for models with a condition.
+    overlap=1,  # Of windows of longer videos.
+    frames_weight=1.0,
+    batch_size=pick(64, 64, 4),
+  )
   config.evaluate = dict(
     num_clips=pick(2815, 256, 2),
     samples_per_clip=pick(1, 1, 2),

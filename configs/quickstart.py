@@ -93,7 +93,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     eta=0.0,
     guidance=1.0,  # Classifier-free, for models with a condition.
     overlap=1,  # Of windows of longer videos.
-    frames_weight=0.3,
+    frames_weight=1.0,
     batch_size=16,
   )
   config.evaluate = dict(

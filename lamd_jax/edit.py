@@ -184,8 +184,8 @@ def _plan(
         )
       clip = read(data.resolution // factor, 1, 1)
       whole = windows.enlarged(clip, data.resolution, every)
-      length = windows.interpolating_window(window, every)
-      return _Plan(whole, min(length, len(whole.is_known)), 1, float(every))
+      length = min(windows.interpolating_window(window, every), len(whole.is_known))
+      return _Plan(whole, length, min(1, length - 1), float(every))
   raise UserError(f"--task={task}: known: {', '.join(TASKS)}")
 
 

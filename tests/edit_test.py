@@ -132,6 +132,10 @@ class EditTest(parameterized.TestCase):
     self.assertLen(found, 7)
     with self.assertRaisesRegex(UserError, "has 1 frames .* needs 2"):
       self.run_edit("interpolate", is_picture=True)
+    self.stage.calls.clear()
+    found, _ = self.run_edit("upsample", is_picture=True)
+    self.assertLen(found, 1)
+    self.assertEqual(self.stage.calls[0][2].shape, (2, 1, S // 2, S // 2, 3))
 
   def test_predict_takes_the_given_frames_only(self):
     found, _ = self.run_edit("predict")
@@ -170,8 +174,8 @@ class EditTest(parameterized.TestCase):
   def test_a_label_and_a_caption_are_for_models_that_know_them(self):
     self.run_edit("predict", "class", label=2)
     np.testing.assert_array_equal(self.stage.calls[0][4]["label"], [2, 2])
-    self.run_edit("predict", "words", caption="a red disc glides")
-    words = vocabulary.VOCABULARIES["shapes"].encode(["a red disc glides"])
+    self.run_edit("predict", "words", caption="a red circle glides")
+    words = vocabulary.VOCABULARIES["shapes"].encode(["a red circle glides"])
     np.testing.assert_array_equal(
       self.stage.calls[1][4]["words"], words.repeat(2, axis=0)
     )

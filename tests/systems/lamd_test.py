@@ -227,8 +227,8 @@ class ConditionTest(parameterized.TestCase):
     )
     np.testing.assert_array_equal(moved[0], video[0])
     by = np.abs(moved - video).max((1, 2, 3, 4))
-    self.assertGreater(by[1], 1e-3)
-    self.assertGreater(np.abs(without - video).max((1, 2, 3, 4)).min(), 1e-3)
+    self.assertGreater(by[1], 1e-4)
+    self.assertGreater(np.abs(without - video).max((1, 2, 3, 4)).min(), 1e-4)
 
   def test_the_share_that_is_dropped_is_the_share_asked_for(self):
     stage = knowing(CLASS, dropout=0.3)
@@ -270,16 +270,16 @@ class ConditionTest(parameterized.TestCase):
     stage = stage.replace(cond_dropout=0.0)
 
     @functools.partial(jax.jit, static_argnums=1)
-    def tokens(key, train):
+    def size_of_tokens(key, train):
       with mock.patch.object(lamd.losses, "denoising_loss", self.read_tokens):
-        return stage.loss(params, BATCH | given, key, train=train)
+        return stage.loss(params, BATCH | given, key, train=train)[0]
 
     a, b = jax.random.split(KEY)
-    np.testing.assert_array_equal(tokens(a, False), tokens(b, False))
-    self.assertGreater(np.abs(tokens(a, True) - tokens(b, True)).max(), 1e-3)
+    self.assertEqual(size_of_tokens(a, False), size_of_tokens(b, False))
+    self.assertNotAlmostEqual(size_of_tokens(a, True), size_of_tokens(b, True), 3)
 
   def read_tokens(self, model_fn, x, key, **kwargs):
-    """The condition that a network is bound to, in place of its loss."""
+    """The size of the condition that a network is bound to, in place of its loss."""
     seen = []
 
     def keep(next_fn, args, kwargs, context):
@@ -290,15 +290,20 @@ class ConditionTest(parameterized.TestCase):
 
     with nn.intercept_methods(keep):
       model_fn(x, jnp.zeros(len(x)))
-    return seen[0]
+    return jnp.square(seen[0]).mean(), {}
 
 
 class WindowTest(parameterized.TestCase):
-  """Windows of longer videos."""
+  """Windows of longer videos, from the network that is right if latents are noise.
+
+  It predicts v = 0: what it predicts follows the latent, and it compiles at once.
+  """
 
   def setUp(self):
     super().setUp()
-    self.stage, self.params = generator()
+    stage, self.params = generator()
+    sampling = dataclasses.replace(stage.sampling, num_steps=20)
+    self.stage = stage.replace(model=Says0(), parameterization="v", sampling=sampling)
     self.video = from_uint8(BATCH["video"])
 
   def sample(self, video, known, stage=None):
@@ -307,7 +312,7 @@ class WindowTest(parameterized.TestCase):
   def test_from_the_first_frame_alone_it_is_a_sample_with_that_frame(self):
     known = jnp.array([True, False, False])
     got = self.sample(self.video, known)
-    expected = compiled_sample()(self.params, BATCH, KEY)
+    expected = jax.jit(self.stage.sample)(self.params, BATCH, KEY)
     np.testing.assert_array_equal(got[:, 0], self.video[:, 0])
     np.testing.assert_allclose(got[:, 1:], expected[:, 1:], atol=1e-4)
     # What stands in unknown frames is nobody's business.
@@ -315,25 +320,22 @@ class WindowTest(parameterized.TestCase):
     np.testing.assert_array_equal(moved, got)
 
   def test_a_shorter_window_is_the_beginning_of_a_whole_one(self):
-    known = jnp.array([True, True, False])
     got = self.sample(self.video[:, :2], jnp.array([True, False]))
-    expected = self.sample(self.video, known & jnp.array([True, False, False]))
+    expected = self.sample(self.video, jnp.array([True, False, False]))
     np.testing.assert_allclose(got, expected[:, :2], atol=1e-5)
 
   def test_further_known_frames_are_kept_and_met(self):
-    # A network that sees no noise anywhere, so that its prediction follows the latent.
-    stage = self.stage.replace(model=Says0())
     known = jnp.array([True, False, True])
-    wanted = compiled_decode(stage, normal(seed=5), self.video)
+    wanted = compiled_decode(self.stage, normal(seed=5), self.video)
     video = self.video.at[:, 2].set(wanted[:, 2])
-    got = self.sample(video, known, stage)
+    got = self.sample(video, known)
     np.testing.assert_array_equal(got[:, [0, 2]], video[:, [0, 2]])
     # The frame between is of the same latent, and comes closer to it.
-    free = self.sample(video, jnp.array([True, False, False]), stage)
+    free = self.sample(video, jnp.array([True, False, False]))
     error = lambda made: np.abs(made - wanted)[:, 1].mean((1, 2, 3))
-    np.testing.assert_array_less(error(got), 0.9 * error(free))
-    weightless = dataclasses.replace(stage.sampling, frames_weight=0.0)
-    off = self.sample(video, known, stage.replace(sampling=weightless))
+    np.testing.assert_array_less(error(got), 0.6 * error(free))
+    weightless = dataclasses.replace(self.stage.sampling, frames_weight=0.0)
+    off = self.sample(video, known, self.stage.replace(sampling=weightless))
     np.testing.assert_allclose(off[:, 1], free[:, 1], atol=1e-5)
 
   def test_it_does_not_upsample(self):
@@ -374,7 +376,7 @@ class ConfigurationTest(parameterized.TestCase):
     (dict(overlap=0), None, "sample.overlap=0: expected 1 to 2 of 3 frames"),
     (dict(overlap=3), None, "sample.overlap=3: expected 1 to 2 of 3 frames"),
     (dict(frames_weight=-1.0), None, "frames_weight=-1.0: expected 0 or more"),
-    (dict(gama=1.0), None, "sample.gama means nothing to Sampling; did you mean"),
+    (dict(gidance=2.0), None, "sample.gidance means nothing .* mean sample.guidance"),
     ({}, dict(kind="text"), "condition.kind is 'text'; known: none, class, caption"),
     ({}, dict(kind="class"), "kind='class' needs condition.num_classes"),
     ({}, dict(kind="words", vocabulary="shapes"), "needs condition.num_words"),
