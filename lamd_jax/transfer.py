@@ -13,8 +13,7 @@ import numpy as np
 
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import video_io
-from lamd_jax.models.mcd_vae import MCDVAE
-from lamd_jax.systems import lamd_autoencoder, motion, pixels
+from lamd_jax.systems import lamd_autoencoder, lamd_motion, pixels
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, Params, UserError
 
@@ -66,20 +65,20 @@ def transfer(
   sources = [_read(config, path) for path in clips]
   picture = video_io.resize_crop(image[None], config.data.resolution)
   bound = lambda fn: functools.partial(jax.jit(fn, static_argnums=0), vae, params)
-  encode, decode = bound(motion.encode_motion), bound(motion.decode_motion)
+  encode, decode = bound(lamd_motion.encode_motion), bound(lamd_motion.decode_motion)
   content = pixels.from_uint8(jnp.asarray(picture))
   # One at a time: they are few.
   motions = [encode(pixels.from_uint8(jnp.asarray(clip[None]))) for clip in sources]
-  still = bound(motion.encode_still)(content)
+  still = bound(lamd_motion.encode_still)(content)
   moving: list[UInt8[np.ndarray, "f h w 3"] | None] = [*sources]
   if mix is not None:
     first, second = motions
     weights = np.linspace(0.0, 1.0, mix).tolist()
-    motions = [motion.interpolate(first, second, weight) for weight in weights]
+    motions = [lamd_motion.interpolate(first, second, weight) for weight in weights]
     moving[1:1] = [None] * (mix - 2)
   columns = []
   for z in motions:
-    edited = [motion.scale(z, still, strength) for strength in strengths]
+    edited = [lamd_motion.scale(z, still, strength) for strength in strengths]
     decoded = [decode(x, content)[0] for x in edited]
     columns.append([np.asarray(pixels.to_uint8(video)) for video in decoded])
 
@@ -95,8 +94,8 @@ def transfer(
 
 def load(
   config: Config, workdir: pathlib.Path
-) -> tuple[MCDVAE, Params, dict[str, Any]]:
-  """Returns what the functions of `systems.motion` need, from a trained work folder.
+) -> tuple[lamd_autoencoder.MCDVAE, Params, dict[str, Any]]:
+  """Returns what the functions of `lamd_motion` need, from a trained work folder.
 
   Args:
     config: Of the folder.

@@ -21,7 +21,7 @@ from tiny_lamd import KEY, autoencoder
 from lamd_jax import transfer
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import video_io
-from lamd_jax.systems import motion, pixels
+from lamd_jax.systems import lamd_motion, pixels
 from lamd_jax.training import sharding
 from lamd_jax.types import UserError
 
@@ -98,8 +98,8 @@ class TransferTest(parameterized.TestCase):
     # At strength 0 there is the picture's own still and nothing of a clip.
     vae, params = autoencoder()[0].model, autoencoder()[1]
     image = pixels.from_uint8(jnp.asarray(self.image[None]))
-    z = jax.jit(motion.encode_still, static_argnums=0)(vae, params, image)
-    decode = jax.jit(motion.decode_motion, static_argnums=0)
+    z = jax.jit(lamd_motion.encode_still, static_argnums=0)(vae, params, image)
+    decode = jax.jit(lamd_motion.decode_motion, static_argnums=0)
     still = pixels.to_uint8(decode(vae, params, z, image))
     for video in (videos[0], videos[3]):
       self.assertLessEqual(np.abs(np.subtract(video, still[0], dtype=int)).max(), 1)

@@ -44,7 +44,7 @@ import tqdm
 from lamd_jax import transfer, workdir
 from lamd_jax.data import shapes, sources, video_io
 from lamd_jax.metrics import image
-from lamd_jax.systems import motion, pixels
+from lamd_jax.systems import lamd_motion, pixels
 
 FLOW_SIDE = 128
 BATCH = 8
@@ -126,8 +126,8 @@ class Model:
     vae, params, _ = transfer.load(config, folder)
 
     def run(clips, images):
-      z = motion.encode_motion(vae, params, pixels.from_uint8(clips))
-      video = motion.decode_motion(vae, params, z, pixels.from_uint8(images))
+      z = lamd_motion.encode_motion(vae, params, pixels.from_uint8(clips))
+      video = lamd_motion.decode_motion(vae, params, z, pixels.from_uint8(images))
       return pixels.to_uint8(video)
 
     self._run = jax.jit(run)

@@ -125,7 +125,18 @@ class FiguresTest(parameterized.TestCase):
   def test_nothing_to_measure_is_the_users_mistake(self, n, s, f):
     real = np.zeros((n, f, H, W, 3), np.uint8)
     with self.assertRaisesRegex(UserError, rf"{n} clips of {f} frames with {s}"):
-      protocol.video_figures(real, real, np.zeros((n, s, f, H, W, 3), np.uint8))
+      protocol.video_figures(real, None, np.zeros((n, s, f, H, W, 3), np.uint8))
+
+  def test_reconstructions_are_measured_without_samples(self):
+    real, made = clips(0, N), clips(1, N)
+    nothing = np.zeros((N, 0, *real.shape[1:]), np.uint8)
+    alone = protocol.video_figures(real, made, nothing)
+    both = protocol.video_figures(real, made, clips(2, N, S))
+    self.assertEqual(
+      {k: v for k, v in both.items() if k.startswith(("recon", "still"))},
+      {k: v for k, v in alone.items() if not k.startswith("protocol")},
+    )
+    self.assertIn("4x6 pixels (height x width), reconst", protocol.sentence(alone))
 
   def test_the_sentence_names_counts_and_sizes(self):
     figures = protocol.video_figures(clips(0, N), clips(1, N), clips(2, N, S))

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from tiny_lamd import BATCH, KEY, autoencoder, vae
 
-from lamd_jax.systems import motion
+from lamd_jax.systems import lamd_motion
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import UserError
 
@@ -23,15 +23,15 @@ def bound(function):
 
 
 def encoded():
-  return bound(motion.encode_motion)(CLIPS)
+  return bound(lamd_motion.encode_motion)(CLIPS)
 
 
 def stills():
-  return bound(motion.encode_still)(CLIPS[:, 0])
+  return bound(lamd_motion.encode_still)(CLIPS[:, 0])
 
 
 def decoded(z, image=CLIPS[:, 0]):
-  return np.asarray(bound(motion.decode_motion)(z, image))
+  return np.asarray(bound(lamd_motion.decode_motion)(z, image))
 
 
 def distance(a, b):
@@ -65,7 +65,7 @@ class TransferTest(parameterized.TestCase):
 
   def test_all_frames_make_the_motion(self):
     for frame in range(CLIPS.shape[1]):
-      changed = bound(motion.encode_motion)(CLIPS.at[:, frame].multiply(-1.0))
+      changed = bound(lamd_motion.encode_motion)(CLIPS.at[:, frame].multiply(-1.0))
       self.assertGreater(np.abs(changed - encoded()).max(axis=(1, 2, 3)).min(), 1e-3)
 
   def test_motion_is_the_mean_of_the_posterior_before_norm(self):
@@ -82,39 +82,41 @@ class TransferTest(parameterized.TestCase):
   def test_motion_that_does_not_fit_the_picture_is_refused(self, z, image, message):
     stage, params = autoencoder()
     with self.assertRaisesRegex(UserError, message):
-      motion.decode_motion(stage.model, params, jnp.zeros(z), jnp.zeros(image))
+      lamd_motion.decode_motion(stage.model, params, jnp.zeros(z), jnp.zeros(image))
 
   def test_a_clip_of_another_length_is_refused(self):
     stage, params = autoencoder()
     with self.assertRaisesRegex(UserError, "of 2 frames; this model's clips have 3"):
-      motion.encode_motion(stage.model, params, CLIPS[:, :2])
+      lamd_motion.encode_motion(stage.model, params, CLIPS[:, :2])
 
 
 class EditTest(parameterized.TestCase):
   def test_a_mix_begins_and_ends_with_its_motions_and_is_straight_between(self):
     a, b = encoded()[:1], encoded()[1:]
-    np.testing.assert_array_equal(motion.interpolate(a, b, 0.0), a)
-    np.testing.assert_array_equal(motion.interpolate(a, b, 1.0), b)
-    np.testing.assert_allclose(motion.interpolate(a, b, 0.5), (a + b) / 2, atol=1e-6)
-    half = motion.interpolate(a, b, 0.5)
-    quarter = motion.interpolate(a, half, 0.5)
-    np.testing.assert_allclose(motion.interpolate(a, b, 0.25), quarter, atol=1e-6)
+    np.testing.assert_array_equal(lamd_motion.interpolate(a, b, 0.0), a)
+    np.testing.assert_array_equal(lamd_motion.interpolate(a, b, 1.0), b)
     np.testing.assert_allclose(
-      motion.interpolate(a, b, 0.3), motion.interpolate(b, a, 0.7), atol=1e-6
+      lamd_motion.interpolate(a, b, 0.5), (a + b) / 2, atol=1e-6
+    )
+    half = lamd_motion.interpolate(a, b, 0.5)
+    quarter = lamd_motion.interpolate(a, half, 0.5)
+    np.testing.assert_allclose(lamd_motion.interpolate(a, b, 0.25), quarter, atol=1e-6)
+    np.testing.assert_allclose(
+      lamd_motion.interpolate(a, b, 0.3), lamd_motion.interpolate(b, a, 0.7), atol=1e-6
     )
 
   def test_strength_is_the_distance_from_the_still(self):
     z, still = encoded(), stills()
-    np.testing.assert_array_equal(motion.scale(z, still, 0.0), still)
-    np.testing.assert_array_equal(motion.scale(z, still, 1.0), z)
+    np.testing.assert_array_equal(lamd_motion.scale(z, still, 0.0), still)
+    np.testing.assert_array_equal(lamd_motion.scale(z, still, 1.0), z)
     twice = np.asarray(still, np.float64) + 2.0 * (np.float64(z) - np.float64(still))
-    np.testing.assert_allclose(motion.scale(z, still, 2.0), twice, atol=1e-5)
-    back = motion.scale(motion.scale(z, still, 2.0), still, 0.5)
+    np.testing.assert_allclose(lamd_motion.scale(z, still, 2.0), twice, atol=1e-5)
+    back = lamd_motion.scale(lamd_motion.scale(z, still, 2.0), still, 0.5)
     np.testing.assert_allclose(back, z, atol=1e-5)
 
   def test_the_still_is_the_motion_of_one_frame_repeated(self):
     repeated = jnp.broadcast_to(CLIPS[:, :1], CLIPS.shape)
-    expected = bound(motion.encode_motion)(repeated)
+    expected = bound(lamd_motion.encode_motion)(repeated)
     np.testing.assert_allclose(stills(), expected, atol=1e-5)
     self.assertGreater(np.abs(stills() - encoded()).max(axis=(1, 2, 3)).min(), 1e-3)
     # It is not 0, from which strength could be measured without it.
@@ -123,7 +125,7 @@ class EditTest(parameterized.TestCase):
   def test_norm_forgets_a_factor_but_not_a_strength(self):
     z = encoded()
     np.testing.assert_allclose(decoded(3.0 * z + 0.5), decoded(z), atol=1e-3)
-    stronger = decoded(motion.scale(z, stills(), 3.0))
+    stronger = decoded(lamd_motion.scale(z, stills(), 3.0))
     self.assertGreater(distance(stronger, decoded(z)).min(), 0.01)
 
 
