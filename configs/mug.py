@@ -32,7 +32,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.system = "lamd"
   config.seed = 0
   config.compute_dtype = "float32" if smoke else "bfloat16"
-  config.mesh = dict(data=-1)
+  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
+  # How it is run, not what is learned: configs/README.md.
+  config.run = dict(
+    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
+  )
 
   config.data = dict(
     name="mug",
@@ -82,6 +86,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=pick(200_000, 50_000, 10),
       batch_size=pick(24, 8, 4),
+      accumulate=1,
       optimizer="adam",
       learning_rate=1e-4,
       b1=0.5,
@@ -108,6 +113,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=pick(300_000, 100_000, 10),
       batch_size=pick(64, 64, 4),
+      accumulate=1,
       optimizer="adam",
       learning_rate=1e-4,
       warmup_steps=pick(5000, 1000, 5),

@@ -29,7 +29,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.system = "vdm"
   config.seed = 0
   config.compute_dtype = "float32" if smoke else "bfloat16"
-  config.mesh = dict(data=-1)
+  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
+  # How it is run, not what is learned: configs/README.md.
+  config.run = dict(
+    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
+  )
 
   config.data = dict(
     name="video_csv",
@@ -77,6 +81,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=pick(700_000, 200_000, 10),
       batch_size=pick(128, 16, 4),
+      accumulate=1,
       optimizer="adam",
       learning_rate=3e-4,
       b2=0.99,

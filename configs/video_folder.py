@@ -25,7 +25,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.system = "lamd"
   config.seed = 0
   config.compute_dtype = "float32"
-  config.mesh = dict(data=-1)
+  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
+  # How it is run, not what is learned: configs/README.md.
+  config.run = dict(
+    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
+  )
 
   config.data = dict(
     name="video_folder", path="", num_frames=16, frame_stride=2, resolution=64
@@ -52,6 +56,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=10 if smoke else 50_000,
       batch_size=4 if smoke else 16,
+      accumulate=1,
       optimizer="adam",
       learning_rate=5e-4,
       warmup_steps=5 if smoke else 100,
@@ -75,6 +80,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=10 if smoke else 100_000,
       batch_size=4 if smoke else 32,
+      accumulate=1,
       optimizer="adam",
       learning_rate=1e-4,
       warmup_steps=5 if smoke else 100,

@@ -30,7 +30,16 @@ from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import Batch, Config, Params, PRNGKey, UserError
 
 # Keys of a stage's `train` block that the loop reads; the rest is the optimizer's.
-LOOP_KEYS = ("batch_size", "ema_decay", "log_every", "checkpoint_every", "sample_every")
+LOOP_KEYS = (
+  "batch_size",
+  "accumulate",
+  "ema_decay",
+  "log_every",
+  "checkpoint_every",
+  "sample_every",
+)
+# Of `config.run`: how to train, whatever is trained.
+RUN_KEYS = ("remat", "on_nonfinite", "keep_best", "log_examples", "wandb")
 GRID_CLIPS = 4
 # A fresh state is computed once: on CPU, optimizing that program takes far longer
 # than running it.
@@ -54,13 +63,22 @@ def check(config: Config) -> None:
   if not config.stages:
     raise UserError("config.stages is empty; name the stages to train, in order")
   mesh = sharding.make_mesh(config.mesh.to_dict())
+  if set(config.run) != set(RUN_KEYS):
+    raise UserError(
+      f"config.run has {', '.join(sorted(config.run))}; expected {', '.join(RUN_KEYS)}"
+    )
   for i, name in enumerate(config.stages):
     stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
     values = config[name].train
     for key in (*LOOP_KEYS, "steps", "learning_rate"):
       if key not in values:
         raise UserError(f"{name}.train.{key} is missing in the configuration")
-    for key, least in (("log_every", 1), ("checkpoint_every", 1), ("sample_every", 0)):
+    for key, least in (
+      ("accumulate", 1),
+      ("log_every", 1),
+      ("checkpoint_every", 1),
+      ("sample_every", 0),
+    ):
       _check_count(values, key, least, f"{name}.train")
     if not 0 <= values.ema_decay <= 1:
       raise UserError(f"{name}.train.ema_decay={values.ema_decay}: expected 0 to 1")

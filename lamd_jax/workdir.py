@@ -42,9 +42,9 @@ METRICS = "metrics.json"
 CLIPS = "samples/clips.npz"
 CARDS = "cards"
 FEATURES = "features"
-# Blocks that say how to look at a trained model, not which model it is: they may
+# Blocks that say how to run or to look at a model, not which model it is: they may
 # change from one run in a work folder to the next.
-FREE_BLOCKS = ("sample", "evaluate")
+FREE_BLOCKS = ("mesh", "run", "sample", "evaluate")
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
 

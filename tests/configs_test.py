@@ -81,7 +81,7 @@ class ConfigsTest(parameterized.TestCase):
     config = load(name, arg)
     self.assertTrue(config.is_locked)
     # As on a laptop: batches of smoke runs need not divide by the devices of tests.
-    mesh = jax.make_mesh((1, 1), sharding.AXES, devices=jax.devices()[:1])
+    mesh = jax.make_mesh((1, 1, 1, 1), sharding.AXES, devices=jax.devices()[:1])
     with mock.patch.object(sharding, "make_mesh", return_value=mesh):
       train.check(config)
     system = "vdm" if name.startswith("vdm") else "lamd"

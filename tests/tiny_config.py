@@ -12,7 +12,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.system = "lamd"
   config.seed = 3
   config.compute_dtype = "float32"
-  config.mesh = dict(data=-1)
+  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
+  # How it is run, not what is learned: configs/README.md.
+  config.run = dict(
+    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
+  )
   config.data = dict(
     name="shapes",
     num_frames=3,
@@ -40,6 +44,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=steps,
       batch_size=8,
+      accumulate=1,
       learning_rate=1e-3,
       ema_decay=0.9,
       log_every=1,
@@ -60,6 +65,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=steps,
       batch_size=8,
+      accumulate=1,
       learning_rate=1e-3,
       warmup_steps=1,
       schedule="cosine",

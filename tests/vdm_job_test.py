@@ -20,7 +20,11 @@ def tiny():
   config.system = "vdm"
   config.seed = 0
   config.compute_dtype = "float32"
-  config.mesh = dict(data=-1)
+  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
+  # How it is run, not what is learned: configs/README.md.
+  config.run = dict(
+    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
+  )
   config.data = dict(
     name="shapes", num_frames=3, frame_stride=1, resolution=8, num_train=8, num_eval=4
   )
@@ -43,6 +47,7 @@ def tiny():
     train=dict(
       steps=2,
       batch_size=8,
+      accumulate=1,
       learning_rate=1e-3,
       ema_decay=0.9,
       log_every=1,

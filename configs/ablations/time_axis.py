@@ -33,7 +33,11 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.system = "lamd"
   config.seed = 0
   config.compute_dtype = pick("bfloat16", "float32", "float32")
-  config.mesh = dict(data=-1)
+  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
+  # How it is run, not what is learned: configs/README.md.
+  config.run = dict(
+    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
+  )
 
   config.data = dict(
     name="tfds",
@@ -86,6 +90,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     train=dict(
       steps=pick(200_000, 800, 10),
       batch_size=pick(32, 4, 4),
+      accumulate=1,
       optimizer=pick("adam", "muon", "muon"),
       learning_rate=pick(1e-4, 3e-3, 3e-3),
       warmup_steps=pick(1000, 50, 5),

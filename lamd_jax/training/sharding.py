@@ -10,7 +10,7 @@ import numpy as np
 
 from lamd_jax.types import Batch, UserError
 
-AXES = ("data", "fsdp")
+AXES = ("data", "fsdp", "tensor", "context")
 MIN_BYTES_TO_SPLIT = 2**22  # Under 4 MiB, gathering costs more than keeping copies.
 
 
@@ -53,7 +53,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
   """Returns the sharding of a batch: the first axis, over all devices."""
-  return NamedSharding(mesh, PartitionSpec(AXES))
+  return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
 
 
 def state_sharding(mesh: Mesh, tree: Any) -> Any:

@@ -20,7 +20,8 @@ class MeshTest(parameterized.TestCase):
   )
   def test_sizes_are_completed_to_all_devices(self, sizes, data, fsdp):
     mesh = sharding.make_mesh(sizes)
-    self.assertEqual(dict(mesh.shape), {"data": data, "fsdp": fsdp})
+    shape = {"data": data, "fsdp": fsdp, "tensor": 1, "context": 1}
+    self.assertEqual(dict(mesh.shape), shape)
     self.assertEqual(set(mesh.axis_types), {AxisType.Auto})
 
   @parameterized.parameters(
