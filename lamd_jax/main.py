@@ -10,6 +10,10 @@ interrupted goes on. One part alone, or a picture of one's own:
     python -m lamd_jax.main --config=... --mode=sample --image=photo.png
     python -m lamd_jax.main --config=... --mode=transfer --motion=a.mp4 --image=b.png
 
+How much memory and arithmetic training needs, and what would fit, without training:
+
+    python -m lamd_jax.main --config=... --mode=plan --devices=8 --memory_gb=16
+
 Any value of the configuration can be given: --config.dmg.train.steps=500
 """
 
@@ -32,6 +36,7 @@ from ml_collections import config_flags  # noqa: E402
 from lamd_jax import (  # noqa: E402
   edit,
   evaluate,
+  plan,
   report,
   sample,
   train,
@@ -41,7 +46,7 @@ from lamd_jax import (  # noqa: E402
 from lamd_jax.data import video_io  # noqa: E402
 from lamd_jax.types import Config, UserError  # noqa: E402
 
-MODES = ("all", "train", "sample", "evaluate", "report", "transfer")
+MODES = ("all", "train", "sample", "evaluate", "report", "transfer", "plan")
 # The flags that only some modes know.
 MODES_OF = {
   "image": ("sample", "transfer"),
@@ -50,6 +55,8 @@ MODES_OF = {
   "motion": ("transfer",),
   "strength": ("transfer",),
   "mix": ("transfer",),
+  "devices": ("plan",),
+  "memory_gb": ("plan",),
 }
 
 
@@ -101,6 +108,13 @@ _STRENGTH = flags.DEFINE(
 _MIX = flags.DEFINE_integer(
   "mix", None, "So many videos from the first of two --motion to the second."
 )
+_DEVICES = flags.DEFINE_integer(
+  "devices", None, "With --mode=plan: simulate so many, on the CPU.", lower_bound=1
+)
+_MEMORY_GB = flags.DEFINE_float(
+  "memory_gb", None, "With --mode=plan: of a device; by default this machine's.",
+  lower_bound=0.0,
+)  # fmt: skip
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One process of several, as on a TPU pod: find the others."
 )
@@ -139,7 +153,13 @@ def _run() -> None:
   if _DISTRIBUTED.value:
     _find_other_processes()
   config = _CONFIG.value.copy_and_resolve_references()
+  if _DEVICES.value:
+    jax.config.update("jax_platforms", "cpu")
+    jax.config.update("jax_num_cpu_devices", _DEVICES.value)
   train.check(config)
+  if mode == "plan":
+    plan.plan(config, folder if _WORKDIR.value else None, _MEMORY_GB.value)
+    return
   if mode in ("all", "evaluate"):
     evaluate.check(config)
   if mode not in ("all", "train"):

@@ -6,8 +6,6 @@ with the same batches and the same random numbers: both derive from the seed and
 the step, so the step is all the position there is.
 """
 
-import functools
-import inspect
 import pathlib
 import signal
 import time
@@ -18,26 +16,16 @@ import jax.numpy as jnp
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax import beside, latents, pretrained
+from lamd_jax import beside, latents, pretrained, program
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.metrics import motion
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import checkpoint, disk, optimizer, preemption, sharding, step
+from lamd_jax.training import checkpoint, disk, preemption, sharding, step
 from lamd_jax.training import logging as training_log
-from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import Batch, Config, Params, PRNGKey, UserError
 
-# Keys of a stage's `train` block that the loop reads; the rest is the optimizer's.
-LOOP_KEYS = (
-  "batch_size",
-  "accumulate",
-  "ema_decay",
-  "log_every",
-  "checkpoint_every",
-  "sample_every",
-)
 # Of `config.run`: how to train, whatever is trained.
 RUN_KEYS = ("remat", "on_nonfinite", "keep_best", "log_examples", "wandb")
 GRID_CLIPS = 4
@@ -70,7 +58,7 @@ def check(config: Config) -> None:
   for i, name in enumerate(config.stages):
     stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
     values = config[name].train
-    for key in (*LOOP_KEYS, "steps", "learning_rate"):
+    for key in (*program.LOOP_KEYS, "steps", "learning_rate"):
       if key not in values:
         raise UserError(f"{name}.train.{key} is missing in the configuration")
     for key, least in (
@@ -82,8 +70,10 @@ def check(config: Config) -> None:
       _check_count(values, key, least, f"{name}.train")
     if not 0 <= values.ema_decay <= 1:
       raise UserError(f"{name}.train.ema_decay={values.ema_decay}: expected 0 to 1")
-    _make_optimizer(config, name)
+    program.make_optimizer(config, name)
     sharding.check_batch_size(values.batch_size, mesh)
+    shards = mesh.shape["data"] * mesh.shape["fsdp"]
+    step.check_accumulate(values.accumulate, values.batch_size, shards)
   _check_count(config.sample, "batch_size", 1, "sample")
   for key in ("num_clips", "samples_per_clip"):
     _check_count(config.evaluate, key, 1, "evaluate")
@@ -181,43 +171,15 @@ def train_stage(
   """Trains one stage from its last checkpoint, or from scratch, to its last step."""
   started = time.monotonic()
   values = config[name].train
-  tx, learning_rate_fn = _make_optimizer(config, name)
   root_key = jax.random.fold_in(
     jax.random.key(config.seed), _stage_number(config, name)
   )
   init_key, step_key, sample_key = jax.random.split(root_key, 3)
 
-  make_step = functools.partial(
-    step.make_train_step,
-    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True),
-  )
-  if isinstance(stage, stage_lib.AdversarialStage):
-    make_step = step.make_adversarial_step
-
-  def init(key: PRNGKey, batch: Batch):
-    params = stage.init(key, batch)
-    if not isinstance(stage, stage_lib.AdversarialStage):
-      return init_state(params, tx)
-    critic = stage.init_critic(jax.random.fold_in(key, 1), batch)
-    return init_adversarial_state(params, critic, tx)
-
-  # Shapes first, shardings from shapes, then arrays: none is ever in a wrong place.
-  abstract_batch = workdir_lib.abstract_batch(config, values.batch_size)
-  abstract_state = jax.eval_shape(init, init_key, abstract_batch)
-  state_sharding = sharding.state_sharding(mesh, abstract_state)
+  training = program.make_program(config, name, stage, mesh)
+  abstract_state, abstract_batch, *_ = training.arguments
   everywhere = sharding.replicated(mesh)
   stage = jax.device_put(stage, everywhere)
-  train_step = jax.jit(
-    make_step(tx, values.ema_decay, learning_rate_fn),
-    in_shardings=(
-      state_sharding,
-      sharding.batch_sharding(mesh),
-      everywhere,
-      everywhere,
-    ),
-    out_shardings=(state_sharding, everywhere),
-    donate_argnums=0,
-  )
   sample = jax.jit(
     lambda stage, *args: pixels.to_uint8(stage.sample(*args)), out_shardings=everywhere
   )
@@ -227,11 +189,11 @@ def train_stage(
     if restored is None:
       zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_batch)
       run_init = jax.jit(
-        init,
-        out_shardings=state_sharding,
+        training.init,
+        out_shardings=training.shardings[0],
         compiler_options=INIT_OPTIONS.get(jax.default_backend()),
       )
-      state = run_init(init_key, zeros)
+      state = run_init(stage, init_key, zeros)
       first, earlier_seconds = 0, 0.0
     else:
       state, meta = restored
@@ -282,7 +244,7 @@ def train_stage(
     ):
       for number in range(first + 1, values.steps + 1):
         batch = sharding.shard_batch(sharding.local_part(next(batches)), mesh)
-        state, metrics = train_step(state, batch, step_key, stage)
+        state, metrics = training.step(state, batch, step_key, stage)
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.
         is_save = is_last or is_stop or number % values.checkpoint_every == 0
@@ -308,19 +270,6 @@ def train_stage(
       " the same command goes on from there",
       exit_status=128 + signal.Signals[stop.signal_name],
     )
-
-
-def _make_optimizer(config: Config, name: str):
-  values = config[name].train
-  options = {k: v for k, v in values.items() if k not in LOOP_KEYS}
-  known = inspect.signature(optimizer.make_optimizer).parameters
-  for key in options:
-    if key not in known:
-      raise UserError(
-        f"{name}.train.{key} means nothing to training; known:"
-        f" {', '.join([*LOOP_KEYS, *known])}"
-      )
-  return optimizer.make_optimizer(**options)
 
 
 def _check_count(values: Config, key: str, least: int, where: str) -> None:

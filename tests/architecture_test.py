@@ -30,7 +30,9 @@ MAY_IMPORT = {
   "captions": {"types", "interop", "models", "row_cache"},
   "pretrained": {"types", "metrics"},
   "latents": JOB,
-  "train": JOB | {"pretrained", "latents"},
+  "program": {"types", "workdir", "systems", "training"},
+  "plan": {"types", "program", "workdir", "systems", "training"},
+  "train": JOB | {"pretrained", "latents", "program"},
   "evaluate": JOB | {"score"},
   "sample": JOB,
   "edit": JOB,
@@ -43,6 +45,7 @@ MAY_IMPORT = {
   "main": {
     *("types", "workdir", "data", "train", "evaluate", "sample", "edit", "transfer"),
     "report",
+    "plan",
   },
 }
 # Networks that are not trained here: of the models, measures know these alone.

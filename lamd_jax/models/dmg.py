@@ -42,6 +42,7 @@ class DMG(nn.Module):
       place, as in LDM's hybrid conditioning; 0 for none.
     condition: Makes tokens of a class or a text; None for none.
     dtype: Of the computation.
+    remat: See `UNet`.
   """
 
   model_channels: int = 224
@@ -55,6 +56,7 @@ class DMG(nn.Module):
   concat_channels: int = 0
   condition: Condition | None = None
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -101,6 +103,7 @@ class DMG(nn.Module):
       self.dropout_rate,
       out_channels=z_t.shape[-1],
       dtype=self.dtype,
+      remat=self.remat,
       name="unet",
     )
     return unet(x, timestep, tokens, mask, train=train)

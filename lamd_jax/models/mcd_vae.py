@@ -38,6 +38,7 @@ from lamd_jax.nn.blocks import (
   upsample_space,
 )
 from lamd_jax.nn.conv import Conv
+from lamd_jax.nn.remat import call_block
 from lamd_jax.types import PRNGKey, UserError
 
 IMAGE_KERNELS = ((3, 3), (3, 3))
@@ -101,29 +102,35 @@ class ContentEncoder(nn.Module):
     content_channels: d', the channels of f_x0.
     num_blocks: Residual blocks at each scale.
     dtype: Of the computation.
+    remat: See `MCDVAE`.
   """
 
   channels: Sequence[int]
   content_channels: int
   num_blocks: int
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @nn.compact
   def __call__(self, image: Float[Array, "b h w 3"]) -> Content:
     """Reads the content of an image with values in [-1, 1]."""
+
+    def block(h, channels, name):
+      res = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name=name)
+      return call_block(res, self.remat, h)
+
     h = Conv(self.channels[0], (3, 3), dtype=self.dtype, name="conv_in")(image)
     scales = []
     for i, channels in enumerate(self.channels):
       if i > 0:
         h = Conv(channels, (3, 3), (2, 2), dtype=self.dtype, name=f"down_{i}")(h)
       for j in range(self.num_blocks):
-        block = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name=f"res_{i}_{j}")
-        h = block(h)
+        h = block(h, channels, f"res_{i}_{j}")
       scales.append(h)
-    channels = self.channels[-1]
-    h = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name="mid_res_0")(h)
-    h = SpatialAttention(dtype=self.dtype, name="mid_attention")(h)
-    h = ResBlock(channels, IMAGE_KERNELS, dtype=self.dtype, name="mid_res_1")(h)
+    h = block(h, h.shape[-1], "mid_res_0")
+    attention = SpatialAttention(dtype=self.dtype, name="mid_attention")
+    h = call_block(attention, self.remat, h)
+    h = block(h, h.shape[-1], "mid_res_1")
     h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
     h = Conv(self.content_channels, (3, 3), dtype=self.dtype, name="conv_out")(h)
     return Content(deepest=h, scales=tuple(scales))
@@ -140,6 +147,7 @@ class MotionEncoder(nn.Module):
     latent_frames: Steps in time that are left.
     kernels: Of the residual block in each stage.
     dtype: Of the computation.
+    remat: See `MCDVAE`.
   """
 
   channels: Sequence[int]
@@ -147,6 +155,7 @@ class MotionEncoder(nn.Module):
   latent_frames: int
   kernels: Sequence[Sequence[int]]
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @nn.compact
   def __call__(self, video: Float[Array, "b f h w 3"]) -> Posterior:
@@ -159,7 +168,8 @@ class MotionEncoder(nn.Module):
       space = 2 if i < num_early else 1
       strides = (2 if h.shape[1] > self.latent_frames else 1, space, space)
       down = Conv(channels, (3, 3, 3), strides, dtype=self.dtype, name=f"down_{i}")
-      h = ResBlock(channels, self.kernels, dtype=self.dtype, name=f"res_{i}")(down(h))
+      res = ResBlock(channels, self.kernels, dtype=self.dtype, name=f"res_{i}")
+      h = call_block(res, self.remat, down(h))
     h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
     f = h.shape[1]
     h = rearrange(h, "b f h w c -> (b f) h w c")
@@ -217,6 +227,7 @@ class FusionDecoder(nn.Module):
     kernels: Of the residual blocks.
     fusion: See above.
     dtype: Of the computation.
+    remat: See `MCDVAE`.
   """
 
   num_frames: int
@@ -226,6 +237,7 @@ class FusionDecoder(nn.Module):
   kernels: Sequence[Sequence[int]]
   fusion: str
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -233,8 +245,9 @@ class FusionDecoder(nn.Module):
   ) -> Float[Array, "b f h2 w2 c"]:
     """Decodes a normalized motion latent with the content of an image, to features."""
 
-    def block(channels, name):
-      return ResBlock(channels, self.kernels, dtype=self.dtype, name=name)
+    def block(h, channels, name):
+      res = ResBlock(channels, self.kernels, dtype=self.dtype, name=name)
+      return call_block(res, self.remat, h)
 
     def grow(h, num_frames, name):
       return GrowFrames(num_frames, dtype=self.dtype, name=name)(h)
@@ -263,9 +276,10 @@ class FusionDecoder(nn.Module):
     h = rearrange(jnp.concatenate([z, deepest], axis=-1), "b f h w c -> (b f) h w c")
     h = Conv(self.channels[-1], (3, 3), dtype=self.dtype, name="conv_in")(h)
     h = rearrange(h, "(b f) h w c -> b f h w c", f=self.latent_frames)
-    h = block(self.channels[-1], "res_in")(h)
+    h = block(h, self.channels[-1], "res_in")
     for i, length in enumerate(early):
-      h = block(self.channels[-1], f"res_grow_{i}")(grow(h, length, f"grow_{i}"))
+      h = grow(h, length, f"grow_{i}")
+      h = block(h, self.channels[-1], f"res_grow_{i}")
     for i in reversed(range(len(self.channels))):
       channels = self.channels[i]
       h = Conv(channels, (1, 3, 3), dtype=self.dtype, name=f"fuse_motion_{i}")(h)
@@ -277,7 +291,7 @@ class FusionDecoder(nn.Module):
         h = upsample_space(grow(h, late.pop(0), f"grow_at_{i}"))
       h = fuse(h, content.scales[i], f"fuse_content_{i}")
       for j in range(self.num_blocks[i]):
-        h = block(channels, f"res_{i}_{j}")(h)
+        h = block(h, channels, f"res_{i}_{j}")
     return nn.silu(h)
 
 
@@ -301,6 +315,7 @@ class MCDVAE(nn.Module):
     norm: Of the latent, one of `NORMS`.
     fusion: Of content and motion, one of `FUSIONS`.
     dtype: Of the computation; parameters, norms and latents are float32.
+    remat: What the backward pass keeps of each block, a key of `remat.POLICIES`.
   """
 
   num_frames: int
@@ -316,6 +331,7 @@ class MCDVAE(nn.Module):
   norm: str = "sample"
   fusion: str = "concat"
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @property
   def latent_channels(self) -> int:
@@ -344,7 +360,11 @@ class MCDVAE(nn.Module):
         f" {', '.join(map(str, lengths))}"
       )
     self.content_encoder = ContentEncoder(
-      self.encoder_channels, self.content_channels, self.encoder_blocks, self.dtype
+      self.encoder_channels,
+      self.content_channels,
+      self.encoder_blocks,
+      self.dtype,
+      self.remat,
     )
     self.motion_encoder = MotionEncoder(
       self.motion_encoder_channels,
@@ -352,6 +372,7 @@ class MCDVAE(nn.Module):
       self.latent_frames,
       self.kernels,
       self.dtype,
+      self.remat,
     )
     self.decoder = FusionDecoder(
       self.num_frames,
@@ -361,6 +382,7 @@ class MCDVAE(nn.Module):
       self.kernels,
       self.fusion,
       self.dtype,
+      self.remat,
     )
     # The last layer: on its gradients the weight of the adversarial loss is based.
     self.conv_out = Conv(3, (1, 3, 3), dtype=self.dtype)

@@ -17,6 +17,7 @@ from lamd_jax.nn.attention import SpatialTransformer, count_heads
 from lamd_jax.nn.blocks import Norm, ResBlock, upsample_space
 from lamd_jax.nn.conv import Conv
 from lamd_jax.nn.embeddings import sinusoidal
+from lamd_jax.nn.remat import call_block
 from lamd_jax.types import UserError
 
 KERNELS = ((3, 3), (3, 3))
@@ -36,6 +37,7 @@ class UNet(nn.Module):
     dropout_rate: In residual blocks.
     out_channels: Of the prediction; None for those of the input.
     dtype: Of the computation.
+    remat: What the backward pass keeps of each block, a key of `remat.POLICIES`.
   """
 
   model_channels: int
@@ -46,6 +48,7 @@ class UNet(nn.Module):
   dropout_rate: float = 0.0
   out_channels: int | None = None
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -76,15 +79,18 @@ class UNet(nn.Module):
         f" and width divisible by {deepest}, given {x.shape[1]}x{x.shape[2]}"
       )
 
-    def block(h, level, name):
-      channels = self.model_channels * self.channel_mults[level]
+    def residual(h, channels, name):
       res = ResBlock(channels, KERNELS, self.dropout_rate, self.dtype, name=name)
-      h = res(h, embedding, train=train)
+      return call_block(res, self.remat, h, embedding, train=train)
+
+    def block(h, level, name):
+      h = residual(h, self.model_channels * self.channel_mults[level], name)
       return attend(h, f"{name}_attention") if 2**level in self.attention_factors else h
 
     def attend(h, name):
       heads = count_heads(h.shape[-1], self.head_channels)
-      return SpatialTransformer(heads, self.dtype, name=name)(h, cond, cond_mask)
+      transformer = SpatialTransformer(heads, self.dtype, name=name)
+      return call_block(transformer, self.remat, h, cond, cond_mask)
 
     def resample(h, strides, name):
       return Conv(h.shape[-1], (3, 3), strides, dtype=self.dtype, name=name)(h)
@@ -104,12 +110,8 @@ class UNet(nn.Module):
       if level < levels[-1]:
         h = resample(h, (2, 2), f"downsample_{level}")
         skips.append(h)
-    mid = h.shape[-1]
-    for i in range(2):
-      res = ResBlock(mid, KERNELS, self.dropout_rate, self.dtype, name=f"mid_{i}")
-      h = res(h, embedding, train=train)
-      if i == 0:
-        h = attend(h, "mid_attention")
+    h = attend(residual(h, h.shape[-1], "mid_0"), "mid_attention")
+    h = residual(h, h.shape[-1], "mid_1")
     for level in reversed(levels):
       for i in range(self.num_res_blocks + 1):
         h = jnp.concatenate([h, skips.pop()], axis=-1)

@@ -21,6 +21,7 @@ from lamd_jax.nn.attention import SpatialAttention, TemporalAttention, count_hea
 from lamd_jax.nn.blocks import Norm, ResBlock, upsample_space
 from lamd_jax.nn.conv import Conv
 from lamd_jax.nn.embeddings import logsnr_sinusoidal
+from lamd_jax.nn.remat import call_block
 from lamd_jax.types import UserError
 
 KERNEL = (1, 3, 3)
@@ -61,6 +62,7 @@ class UNet3D(nn.Module):
       normalize; else it is added, which is all that the paper says.
     dropout_rate: In residual blocks.
     dtype: Of the computation; norms, softmax and the embedding are in float32.
+    remat: What the backward pass keeps of each block, a key of `remat.POLICIES`.
   """
 
   model_channels: int = 256
@@ -74,6 +76,7 @@ class UNet3D(nn.Module):
   scale_shift: bool = True
   dropout_rate: float = 0.0
   dtype: DTypeLike | None = None
+  remat: str = "none"
 
   @nn.compact
   def __call__(
@@ -113,7 +116,7 @@ class UNet3D(nn.Module):
         self.scale_shift,
         name=name,
       )
-      return block(h, embedding, train=train)
+      return call_block(block, self.remat, h, embedding, train=train)
 
     def attend(h, name):
       heads = count_heads(h.shape[-1], self.head_channels)
@@ -123,7 +126,8 @@ class UNet3D(nn.Module):
       temporal = TemporalAttention(
         heads, self.max_frames, self.dtype, name=f"{name}_temporal_attention"
       )
-      return temporal(spatial(h), mask)
+      h = call_block(spatial, self.remat, h)
+      return call_block(temporal, self.remat, h, mask)
 
     def block(h, level, name):
       h = res(h, self.model_channels * self.channel_mults[level], name)

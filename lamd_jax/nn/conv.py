@@ -17,6 +17,7 @@ import math
 import flax.linen as nn
 from flax.linen.dtypes import promote_dtype
 import jax
+from jax.ad_checkpoint import checkpoint_name
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
@@ -25,6 +26,9 @@ from jaxtyping import Array, Float
 ROWS = 4096
 # With fewer rows in all, XLA's own gradient costs little and compiles faster.
 FEW_ROWS = 8192
+# What a convolution gives is called so, for `remat`: policies that go by primitives
+# would see into `convolve`, where each platform has other ones.
+RESULT = "convolution"
 
 _DIMENSIONS = ("NDHWC", "DHWIO", "NDHWC")
 
@@ -221,5 +225,5 @@ class Conv(nn.Module):
     if is_image:  # A video of one frame.
       x, kernel, strides = x[:, None], kernel[None], (1, *strides)
     x, kernel, bias = promote_dtype(x, kernel, bias, dtype=self.dtype)
-    y = convolve(x, kernel, strides) + bias
+    y = checkpoint_name(convolve(x, kernel, strides), RESULT) + bias
     return y[:, 0] if is_image else y

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from lamd_jax.nn.remat import POLICIES
 from lamd_jax.types import Config, Params, UserError
 
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
@@ -49,6 +50,15 @@ def compute_dtype(config: Config) -> jnp.dtype:
       f"config.compute_dtype is {config.compute_dtype!r}; known: {', '.join(DTYPES)}"
     )
   return jnp.dtype(DTYPES[config.compute_dtype])
+
+
+def of_computation(config: Config) -> dict[str, Any]:
+  """Returns the fields of a network that say how it is computed, not what."""
+  if config.run.remat not in POLICIES:
+    raise UserError(
+      f"config.run.remat is {config.run.remat!r}; known: {', '.join(POLICIES)}"
+    )
+  return {"dtype": compute_dtype(config), "remat": config.run.remat}
 
 
 def _plain(value: Any) -> Any:

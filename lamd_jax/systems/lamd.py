@@ -27,7 +27,7 @@ from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
 from lamd_jax.models.mcd_vae import MCDVAE, Content, Posterior
 from lamd_jax.models.word_encoder import WordEncoder
-from lamd_jax.systems.build import apply, build, compute_dtype
+from lamd_jax.systems.build import apply, build, of_computation
 from lamd_jax.systems.lamd_autoencoder import make_vae, nearest
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
@@ -307,7 +307,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
     raise UserError("config.stages has 'dmg' without 'mcd_vae' before it")
   vae = make_vae(config)
   model = build(
-    DMG, config.dmg.model, "dmg.model", condition=None, dtype=compute_dtype(config)
+    DMG, config.dmg.model, "dmg.model", condition=None, **of_computation(config)
   )
   condition = _make_condition(config, model.context_channels)
   model = model.clone(condition=condition)

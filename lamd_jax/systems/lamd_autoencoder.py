@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 from lamd_jax.models.discriminator import VideoDiscriminator
 from lamd_jax.models.mcd_vae import MCDVAE, Posterior
 from lamd_jax.systems import autoencoder
-from lamd_jax.systems.build import apply, build, compute_dtype
+from lamd_jax.systems.build import apply, build, compute_dtype, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
@@ -187,7 +187,7 @@ def make_vae(config: Config) -> MCDVAE:
     config.mcd_vae.model,
     "mcd_vae.model",
     num_frames=num_frames,
-    dtype=compute_dtype(config),
+    **of_computation(config),
   )
   if resolution % vae.spatial_factor:
     raise UserError(

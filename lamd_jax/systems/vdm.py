@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.unet3d import UNet3D
-from lamd_jax.systems.build import apply, build, compute_dtype
+from lamd_jax.systems.build import apply, build, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
@@ -256,7 +256,7 @@ class VDMStage:
 def make_base(config: Config, earlier: Mapping[str, Params]) -> VDMStage:
   """Builds the stage."""
   del earlier
-  model = build(UNet3D, config.base.model, "base.model", dtype=compute_dtype(config))
+  model = build(UNet3D, config.base.model, "base.model", **of_computation(config))
   if config.data.num_frames > model.max_frames:
     raise UserError(
       f"data.num_frames={config.data.num_frames} is more than base.model.max_frames="

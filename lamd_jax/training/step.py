@@ -1,10 +1,11 @@
-"""One update: gradient, optimizer, moving average."""
+"""One update: gradient, of a batch at once or part by part; optimizer, average."""
 
 from collections.abc import Callable, Mapping
 import dataclasses
 import math
 from typing import Any, TypeVar
 
+from einops import rearrange
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
@@ -32,6 +33,7 @@ def make_train_step(
   tx: optax.GradientTransformation,
   ema_decay: float,
   learning_rate_fn: optax.Schedule | None = None,
+  accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, PRNGKey, Any], tuple[TrainState, Metrics]]:
   """Returns the update as a pure function; the caller jits and donates.
 
@@ -41,6 +43,8 @@ def make_train_step(
     tx: The optimizer, with clipping and learning rate inside.
     ema_decay: Decay of the moving average, in [0, 1], once warmed up.
     learning_rate_fn: Step to learning rate, for the metrics only.
+    accumulate: In how many parts the batch goes through the network, one after the
+      other; the update is that of the mean gradient, and metrics are means.
 
   Returns:
     `train_step(state, batch, root_key, stage) -> (state, metrics)`. `stage` is a
@@ -52,8 +56,12 @@ def make_train_step(
 
   def train_step(state: TrainState, batch: Batch, root_key: PRNGKey, stage: Any):
     key = jax.random.fold_in(root_key, state.step)
-    grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
-    (loss, metrics), grads = grad_fn(stage, state.params, batch, key)
+
+    def gradients(batch, key):
+      grad_fn = jax.value_and_grad(loss_fn, argnums=1, has_aux=True)
+      return grad_fn(stage, state.params, batch, key), ()
+
+    ((loss, metrics), grads), _ = _by_parts(gradients, batch, key, accumulate)
     metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
     if learning_rate_fn is not None:
       metrics["learning_rate"] = learning_rate_fn(state.step)
@@ -66,6 +74,7 @@ def make_adversarial_step(
   tx: optax.GradientTransformation,
   ema_decay: float,
   learning_rate_fn: optax.Schedule | None = None,
+  accumulate: int = 1,
 ) -> Callable[
   [AdversarialState, Batch, PRNGKey, Any], tuple[AdversarialState, Metrics]
 ]:
@@ -78,6 +87,8 @@ def make_adversarial_step(
     tx: The optimizer of both.
     ema_decay: See `make_train_step`.
     learning_rate_fn: See there.
+    accumulate: See there; both learn from all parts, at the parameters before the
+      update.
 
   Returns:
     `train_step(state, batch, root_key, stage) -> (state, metrics)`, where `stage` has
@@ -86,14 +97,26 @@ def make_adversarial_step(
 
   def train_step(state: AdversarialState, batch: Batch, root_key: PRNGKey, stage: Any):
     key = jax.random.fold_in(root_key, state.step)
-    loss, metrics, grads, decoded = stage.gradients(
-      state.params, state.critic_params, batch, key, state.step
-    )
+
+    def gradients(batch, key):
+      *means, decoded = stage.gradients(
+        state.params, state.critic_params, batch, key, state.step
+      )
+      return tuple(means), decoded
+
+    means, decoded = _by_parts(gradients, batch, key, accumulate)
+    loss, metrics, grads = means
 
     def update_critic(critic):
       params, opt_state = critic
-      grad_fn = jax.value_and_grad(stage.critic_loss, has_aux=True)
-      (loss, metrics), grads = grad_fn(params, batch, decoded)
+
+      def critic_gradients(rows, key):
+        del key
+        grad_fn = jax.value_and_grad(stage.critic_loss, has_aux=True)
+        return grad_fn(params, *rows), ()
+
+      rows = (batch, decoded)
+      ((loss, metrics), grads), _ = _by_parts(critic_gradients, rows, key, accumulate)
       updates, opt_state = tx.update(grads, opt_state, params)
       return (optax.apply_updates(params, updates), opt_state), loss, metrics
 
@@ -115,6 +138,42 @@ def make_adversarial_step(
   return train_step
 
 
+def _by_parts(
+  fn: Callable[[Any, PRNGKey], tuple[Any, Any]], batch: Any, key: PRNGKey, count: int
+) -> tuple[Any, Any]:
+  """Calls a function on one part of a batch after the other.
+
+  Row r of a batch is in part r % count: so every device cuts its own rows into parts,
+  and none has to move.
+
+  Args:
+    fn: From a batch and a key to arrays to be averaged, and arrays by rows.
+    batch: Arrays by rows.
+    key: Of the batch; part i has the key `fold_in(key, i)`, and with one part the key
+      stays as it is.
+    count: Of parts.
+
+  Returns:
+    The means, and all rows in their order.
+  """
+  if count == 1:
+    return fn(batch, key)
+  split = lambda x: rearrange(x, "(b k) ... -> k b ...", k=count)
+  join = lambda x: rearrange(x, "k b ... -> (b k) ...")
+  parts = jax.tree.map(split, batch)
+  keys = jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+
+  def add(total, part):
+    means, rows = fn(*part)
+    return jax.tree.map(jnp.add, total, means), rows
+
+  first = jax.tree.map(lambda x: x[0], (parts, keys))
+  means, _ = jax.eval_shape(fn, *first)
+  zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
+  total, rows = jax.lax.scan(add, zeros, (parts, keys))
+  return jax.tree.map(lambda x: x / count, total), jax.tree.map(join, rows)
+
+
 def _updated(
   state: State, grads: Params, tx: optax.GradientTransformation, ema_decay: float
 ) -> State:
@@ -128,6 +187,27 @@ def _updated(
     params=params,
     ema_params=optax.incremental_update(params, state.ema_params, 1.0 - decay),
     opt_state=opt_state,
+  )
+
+
+def check_accumulate(accumulate: int, batch_size: int, shards: int) -> None:
+  """Raises a `UserError` unless every device can cut its rows into so many parts.
+
+  Args:
+    accumulate: How many parts.
+    batch_size: Global, over all devices and processes.
+    shards: Over how many devices the rows of a batch are spread.
+  """
+  rows = batch_size // shards
+  if rows % accumulate == 0:
+    return
+  fits = [k for k in range(1, rows + 1) if rows % k == 0]
+  below = max((k for k in fits if k < accumulate), default=1)
+  above = min((k for k in fits if k > accumulate), default=below)
+  nearest = f"{below} or {above}" if below < above else f"{below}"
+  raise UserError(
+    f"accumulate={accumulate} does not divide the {rows} of {batch_size} examples that"
+    f" each device has; nearest: {nearest}"
   )
 
 

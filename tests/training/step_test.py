@@ -207,6 +207,106 @@ class StepTest(parameterized.TestCase):
     self.assertLess(metrics["loss"], 0.1)
 
 
+class AccumulateTest(parameterized.TestCase):
+  @parameterized.parameters(2, 4)
+  def test_parts_of_a_batch_give_the_update_of_the_whole(self, accumulate):
+    def fit(stage, params, batch, key):
+      del key
+      x = batch["x"].reshape(len(batch["x"]), -1)
+      error = jnp.tanh(x @ params["w"]) - batch["y"][:, None]
+      return jnp.mean(error**2), {"largest": jnp.mean(jnp.max(error, axis=1))}
+
+    rng = np.random.default_rng(1)
+    batch = {"x": rng.normal(size=(8, 3, 2)), "y": rng.normal(size=8)}
+    batch = jax.tree.map(jnp.float32, batch)
+    tx = optax.sgd(0.5)
+    state = init_state({"w": jnp.float32(rng.normal(size=(6, 5)))}, tx)
+    whole = jax.jit(step_lib.make_train_step(fit, tx, 0.9))
+    parts = jax.jit(step_lib.make_train_step(fit, tx, 0.9, accumulate=accumulate))
+    chex.assert_trees_all_close(
+      parts(state, batch, KEY, None), whole(state, batch, KEY, None), rtol=1e-6
+    )
+
+  def test_part_i_has_the_rows_i_and_every_kth_and_the_key_i(self):
+    def seen(stage, params, batch, key):
+      # Cubic in the part, so that no other way to cut gives the same mean.
+      return params["w"] * jnp.sum(batch["x"]) ** 3 * jax.random.normal(key), {}
+
+    state = init_state({"w": jnp.array(1.0)}, optax.sgd(1.0))
+    parts = step_lib.make_train_step(seen, optax.sgd(1.0), 0.9, accumulate=2)
+    batch = {"x": jnp.array([1.0, 2.0, 3.0, 5.0])}
+    _, metrics = parts(state, batch, KEY, None)
+    key = jax.random.fold_in(KEY, 0)
+    noise = [float(jax.random.normal(jax.random.fold_in(key, i))) for i in (0, 1)]
+    expected = (4.0**3 * noise[0] + 7.0**3 * noise[1]) / 2
+    np.testing.assert_allclose(metrics["loss"], expected, rtol=1e-5)
+
+  def test_one_part_has_the_key_of_the_step(self):
+    noise = lambda stage, params, batch, key: (params["w"] * jax.random.normal(key), {})
+    state = init_state({"w": jnp.array(1.0)}, optax.sgd(1.0))
+    _, metrics = scalar_step(noise, optax.sgd(1.0))(state, {}, KEY, None)
+    expected = jax.random.normal(jax.random.fold_in(KEY, 0))
+    self.assertEqual(metrics["loss"], expected)
+
+  @parameterized.parameters(0, 1)
+  def test_parts_train_the_discriminator_as_the_whole_does(self, critic_start):
+    @flax.struct.dataclass
+    class Duel:
+      """Both losses are means over rows; the decoded rows are told apart."""
+
+      critic_start: int = flax.struct.field(pytree_node=False)
+
+      def gradients(self, params, critic_params, batch, key, step):
+        decode = lambda params: batch["x"] * params["w"]
+        loss = lambda params: jnp.mean((decode(params) * critic_params["v"] - 1) ** 2)
+        value, grads = jax.value_and_grad(loss)(params)
+        return value, {"step": step * 1.0}, grads, decode(params)
+
+      def critic_loss(self, critic_params, batch, decoded):
+        rows = jnp.tanh(critic_params["v"] * batch["x"]) * decoded**2
+        return jnp.mean(rows), {"first": jnp.mean(rows)}
+
+    tx = optax.sgd(0.5)
+    params = {"w": jnp.array([0.5, -2.0])}, {"v": jnp.array([2.0, 0.3])}
+    state = init_adversarial_state(*params, tx)
+    rng = np.random.default_rng(2)
+    batch = {"x": jnp.float32(rng.normal(size=(6, 2)))}
+    stage = Duel(critic_start=critic_start)
+    whole, parts = (
+      jax.jit(step_lib.make_adversarial_step(tx, 0.5, accumulate=k))(
+        state, batch, KEY, stage
+      )
+      for k in (1, 3)
+    )
+    chex.assert_trees_all_close(parts, whole, rtol=1e-6)
+    moved = bool((parts[0].critic_params["v"] != state.critic_params["v"]).all())
+    self.assertEqual(moved, critic_start == 0)
+
+  def test_rows_stay_on_their_devices(self):
+    mesh = sharding.make_mesh({"data": 8})
+    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    linear = lambda stage, params, batch, key: (jnp.mean(batch["x"] @ params["w"]), {})
+    parts = step_lib.make_train_step(linear, optax.sgd(0.1), 0.9, accumulate=2)
+    state = init_state({"w": jnp.ones(5)}, optax.sgd(0.1))
+    compiled = jax.jit(parts, in_shardings=(whole, rows, whole, whole)).lower(
+      state, {"x": jnp.ones((16, 5))}, KEY, None
+    )
+    text = compiled.compile().as_text()
+    for moving in ("all-to-all", "collective-permute", "all-gather"):
+      self.assertNotIn(moving, text)
+    self.assertIn("all-reduce", text)  # Of the gradient.
+
+  @parameterized.parameters(
+    (3, 64, 8, "accumulate=3 .* the 8 of 64 .* nearest: 2 or 4"),
+    (16, 64, 8, "nearest: 8$"),
+    (5, 6, 1, "the 6 of 6 .* nearest: 3 or 6"),
+  )
+  def test_parts_that_do_not_come_out_even_name_the_nearest(self, k, batch, n, text):
+    step_lib.check_accumulate(1, batch, n)
+    with self.assertRaisesRegex(UserError, text):
+      step_lib.check_accumulate(k, batch, n)
+
+
 class CheckFiniteTest(parameterized.TestCase):
   @parameterized.product(
     name=("loss", "grad_norm"), value=(math.nan, math.inf, -math.inf)

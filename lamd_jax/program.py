@@ -1,0 +1,126 @@
+"""The training of a stage as a program: what goes in, where it lives, the update.
+
+Nothing here holds an array or compiles: `train` runs the program, `plan` asks the
+compiler about it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+
+from lamd_jax import workdir as workdir_lib
+from lamd_jax.systems import stage as stage_lib
+from lamd_jax.training import flops, optimizer, sharding, step
+from lamd_jax.training.state import init_adversarial_state, init_state
+from lamd_jax.types import Batch, Config, PRNGKey, UserError
+
+# Keys of a stage's `train` block that the loop reads; the rest is the optimizer's.
+LOOP_KEYS = (
+  "batch_size",
+  "accumulate",
+  "ema_decay",
+  "log_every",
+  "checkpoint_every",
+  "sample_every",
+)
+
+
+class Program(NamedTuple):
+  """Two functions of `stage`, and what the second one takes.
+
+  Attributes:
+    init: `(stage, key, batch) -> state`.
+    step: `(state, batch, key, stage) -> (state, metrics)`, compiled where it is called;
+      the state is donated.
+    arguments: Shapes of what `step` takes.
+    shardings: Of each of them; of a batch and of what is whole, one for all arrays.
+  """
+
+  init: Callable[..., Any]
+  step: Any
+  arguments: tuple[Any, ...]
+  shardings: tuple[Any, ...]
+
+
+def make_program(
+  config: Config, name: str, stage: stage_lib.Stage, mesh: jax.sharding.Mesh
+) -> Program:
+  """Builds the program of a stage.
+
+  Args:
+    config: The whole configuration.
+    name: Of the stage.
+    stage: It, around arrays or around shapes.
+    mesh: Where arrays are to live.
+  """
+  values = config[name].train
+  tx, learning_rate_fn = make_optimizer(config, name)
+  make_step = functools.partial(
+    step.make_train_step,
+    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True),
+  )
+  if isinstance(stage, stage_lib.AdversarialStage):
+    make_step = step.make_adversarial_step
+
+  def init(stage: stage_lib.Stage, key: PRNGKey, batch: Batch):
+    params = stage.init(key, batch)
+    if not isinstance(stage, stage_lib.AdversarialStage):
+      return init_state(params, tx)
+    critic = stage.init_critic(jax.random.fold_in(key, 1), batch)
+    return init_adversarial_state(params, critic, tx)
+
+  # Shapes first, shardings from shapes, then arrays: none is ever in a wrong place.
+  key = jax.eval_shape(jax.random.key, 0)
+  batch = workdir_lib.abstract_batch(config, values.batch_size)
+  state = jax.eval_shape(init, stage, key, batch)
+  state_sharding = sharding.state_sharding(mesh, state)
+  everywhere = sharding.replicated(mesh)
+  shardings = (state_sharding, sharding.batch_sharding(mesh), everywhere, everywhere)
+  train_step = jax.jit(
+    make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate),
+    in_shardings=shardings,
+    out_shardings=(state_sharding, everywhere),
+    donate_argnums=0,
+  )
+  return Program(init, train_step, (state, batch, key, stage), shardings)
+
+
+def model_flops(
+  config: Config, name: str, stage: stage_lib.Stage, mesh: jax.sharding.Mesh
+) -> float:
+  """Floating-point operations of an update, as utilisation is measured by.
+
+  What rematerialisation computes again does not count: it is no use by itself.
+
+  Args:
+    config: See `make_program`, as for the others.
+    name: See there.
+    stage: See there.
+    mesh: See there.
+  """
+  static: Any = stage
+  plain = dataclasses.replace(static, model=static.model.clone(remat="none"))
+  program = make_program(config, name, plain, mesh)
+  return flops.count_flops(program.step, *program.arguments)
+
+
+def make_optimizer(config: Config, name: str):
+  """Returns a stage's optimizer and learning rate; see `optimizer.make_optimizer`.
+
+  Raises:
+    UserError: A key of the stage's `train` block is unknown, or a value impossible.
+  """
+  values = config[name].train
+  options = {k: v for k, v in values.items() if k not in LOOP_KEYS}
+  known = inspect.signature(optimizer.make_optimizer).parameters
+  for key in options:
+    if key not in known:
+      raise UserError(
+        f"{name}.train.{key} means nothing to training; known:"
+        f" {', '.join([*LOOP_KEYS, *known])}"
+      )
+  return optimizer.make_optimizer(**options)
