@@ -206,15 +206,12 @@ def train_stage(
   abstract_state = jax.eval_shape(init, init_key, abstract_batch)
   state_sharding = sharding.state_sharding(mesh, abstract_state)
   everywhere = sharding.replicated(mesh)
-  stage = jax.device_put(stage, everywhere)
+  stage_sharding = sharding.state_sharding(mesh, stage)
+  stage = sharding.put(stage, stage_sharding)
   train_step = jax.jit(
     make_step(tx, values.ema_decay, learning_rate_fn),
-    in_shardings=(
-      state_sharding,
-      sharding.batch_sharding(mesh),
-      everywhere,
-      everywhere,
-    ),
+    # A batch as `shard_batch` has laid it.
+    in_shardings=(state_sharding, None, everywhere, stage_sharding),
     out_shardings=(state_sharding, everywhere),
     donate_argnums=0,
   )
@@ -267,6 +264,7 @@ def train_stage(
       batch_size=values.batch_size,
       seed=config.seed,
       start_step=first,
+      rows=sharding.local_rows(mesh, values.batch_size),
     )
     grid_source = sources.make_source(config.data.to_dict(), "eval")
     drawn, _ = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
@@ -281,7 +279,7 @@ def train_stage(
       preemption.stop_on_signals() as stop,
     ):
       for number in range(first + 1, values.steps + 1):
-        batch = sharding.shard_batch(sharding.local_part(next(batches)), mesh)
+        batch = sharding.shard_batch(next(batches), mesh)
         state, metrics = train_step(state, batch, step_key, stage)
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.
@@ -295,7 +293,8 @@ def train_stage(
         if is_drawn:
           # One compilation for all: the same clips, the same shapes.
           key = jax.random.fold_in(sample_key, number)
-          video = np.asarray(sample(stage, state.ema_params, drawn, key))
+          given = sharding.put_batch(drawn, mesh)
+          video = np.asarray(sample(stage, state.ema_params, given, key))
           _write_grid(folder, number, drawn["video"], video, log)
           log.extra(number, motion.compared(video, drawn["video"]))
         if is_stop:
