@@ -89,17 +89,29 @@ def edit(
   whole = plan.whole._replace(
     video=repeat(plan.whole.video), low=None if low is None else repeat(low)
   )
-  arguments = jax.device_put((stage, params), sharding.replicated(mesh))
+  conditions = sharding.put_batch(conditions, mesh)
   run = jax.jit(
-    lambda arguments, conditions, key, *given: arguments[0].sample_window(
-      arguments[1], conditions, key, *given
-    )
+    lambda stage, params, conditions, key, *given: stage.sample_window(
+      params, conditions, key, *given
+    ),
+    out_shardings=sharding.replicated(mesh),
   )
 
   def sample(key, part: windows.Window):
     # Without a known frame, as where all is upsampled, there is nothing to keep.
     is_known = part.is_known if part.is_known.any() else None
-    return run(arguments, conditions, key, part.video, is_known, part.low, part.has_low)
+    lows = {} if part.low is None else {"low": part.low}
+    given = sharding.put_batch({"video": part.video} | lows, mesh)
+    return run(
+      stage,
+      params,
+      conditions,
+      key,
+      given["video"],
+      is_known,
+      given.get("low"),
+      part.has_low,
+    )
 
   key = jax.random.key(config.seed)
   filled = windows.fill(sample, key, whole, window=plan.window, overlap=plan.overlap)

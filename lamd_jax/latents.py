@@ -106,7 +106,7 @@ def _compute(config, stage, run, rows, source, windows, folder, mesh, made_from)
     for key, x in rows.items()
   }
   data, batch_size = config.data, next(iter(rows.values())).shape[0]
-  stage = jax.device_put(stage, sharding.replicated(mesh))
+  stage = sharding.put(stage, sharding.state_sharding(mesh, stage))
   for first in tqdm.trange(0, len(windows), batch_size, desc="latents", disable=None):
     some = windows[first : first + batch_size]
     # The last batch is filled up, so that there is one compilation.
@@ -114,7 +114,7 @@ def _compute(config, stage, run, rows, source, windows, folder, mesh, made_from)
     video = np.stack(
       [source.read(i, start, data.num_frames, data.frame_stride) for i, start in filled]
     )
-    found = run(stage, sharding.shard_batch({"video": video}, mesh))
+    found = run(stage, sharding.put_batch({"video": video}, mesh))
     for key, array in arrays.items():
       array[first : first + len(some)] = np.asarray(found[key])[: len(some)]
   for array in arrays.values():

@@ -175,8 +175,7 @@ def abstract_stage(config: Config, name: str) -> stage_lib.Stage:
 def trials(config: Config, name: str) -> Iterator[Trial]:
   """Yields ways to need less memory, those that change least first."""
   train, mesh = config[name].train, sharding.make_mesh(config.mesh.to_dict())
-  data = mesh.shape["data"]
-  shards = data * mesh.shape["fsdp"]
+  data, shards = mesh.shape["data"], sharding.batch_parts(mesh)
   accumulate = f"{name}.train.accumulate"
   parts = [n for n in _doublings(train.batch_size // shards) if n > train.accumulate]
   yield Trial("accumulate", [{accumulate: n} for n in parts])
@@ -261,10 +260,7 @@ def _memory(device: Any) -> float:
 
 
 def _shard_bytes(tree: Any, where: Any) -> int:
-  """Bytes of a device's part of all arrays; `where` may be one sharding for all."""
-  if isinstance(where, jax.sharding.Sharding):
-    one = where
-    where = jax.tree.map(lambda _: one, tree)
+  """Bytes of a device's part of all arrays."""
   size = lambda x, at: math.prod(at.shard_shape(x.shape)) * x.dtype.itemsize
   return sum(jax.tree.leaves(jax.tree.map(size, tree, where)))
 

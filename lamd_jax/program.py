@@ -36,8 +36,9 @@ class Program(NamedTuple):
     init: `(stage, key, batch) -> state`.
     step: `(state, batch, key, stage) -> (state, metrics)`, compiled where it is called;
       the state is donated.
-    arguments: Shapes of what `step` takes.
-    shardings: Of each of them; of a batch and of what is whole, one for all arrays.
+    arguments: Shapes of what `step` takes. A batch may have other arrays, as where
+      latents are kept; it lies as `sharding.shard_batch` puts it.
+    shardings: Of each of them.
   """
 
   init: Callable[..., Any]
@@ -77,15 +78,20 @@ def make_program(
   key = jax.eval_shape(jax.random.key, 0)
   batch = workdir_lib.abstract_batch(config, values.batch_size)
   state = jax.eval_shape(init, stage, key, batch)
-  state_sharding = sharding.state_sharding(mesh, state)
+  of_state, of_stage = sharding.state_sharding(mesh, (state, stage))
+  of_batch = sharding.batch_sharding(mesh, batch)
+  batch = {
+    k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=of_batch[k])
+    for k, x in batch.items()
+  }
   everywhere = sharding.replicated(mesh)
-  shardings = (state_sharding, sharding.batch_sharding(mesh), everywhere, everywhere)
   train_step = jax.jit(
     make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate),
-    in_shardings=shardings,
-    out_shardings=(state_sharding, everywhere),
+    in_shardings=(of_state, None, everywhere, of_stage),
+    out_shardings=(of_state, everywhere),
     donate_argnums=0,
   )
+  shardings = (of_state, of_batch, everywhere, of_stage)
   return Program(init, train_step, (state, batch, key, stage), shardings)
 
 

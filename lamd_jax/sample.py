@@ -160,19 +160,18 @@ class Sampler:
     stage = workdir_lib.load_stage(config, workdir, name, mesh)
     params, self.meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
     self.given_frames = stage.given_frames
-    everywhere = sharding.replicated(mesh)
-    self._arguments = jax.device_put((stage, params), everywhere)
+    self._arguments = stage, params  # They lie where the rules say.
     self._key = jax.random.key(config.seed)
     self._mesh = mesh
+    parts = sharding.batch_parts(mesh)
     # Whole batches only, so that there is one compilation.
-    self._batch_size = -(-config.sample.batch_size // mesh.size) * mesh.size
+    self._batch_size = -(-config.sample.batch_size // parts) * parts
 
     def sample(arguments: tuple[stage_lib.Stage, Any], batch, key):
       stage, params = arguments
       return pixels.to_uint8(stage.sample(params, batch, key))
 
-    shardings = (everywhere, sharding.batch_sharding(mesh), everywhere)
-    self._sample = jax.jit(sample, in_shardings=shardings, out_shardings=everywhere)
+    self._sample = jax.jit(sample, out_shardings=sharding.replicated(mesh))
 
   def __call__(
     self, batch: Mapping[str, np.ndarray], description: str
@@ -188,8 +187,9 @@ class Sampler:
         for name, x in part.items()
       }
       key = jax.random.fold_in(self._key, start)
-      filled = jax.device_put(filled, sharding.batch_sharding(self._mesh))
-      output = self._sample(self._arguments, filled, key)
+      output = self._sample(
+        self._arguments, sharding.put_batch(filled, self._mesh), key
+      )
       outputs.append(np.asarray(output)[: size - lacking])
     return np.concatenate(outputs)
 

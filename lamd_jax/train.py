@@ -72,8 +72,9 @@ def check(config: Config) -> None:
       raise UserError(f"{name}.train.ema_decay={values.ema_decay}: expected 0 to 1")
     program.make_optimizer(config, name)
     sharding.check_batch_size(values.batch_size, mesh)
-    shards = mesh.shape["data"] * mesh.shape["fsdp"]
-    step.check_accumulate(values.accumulate, values.batch_size, shards)
+    step.check_accumulate(
+      values.accumulate, values.batch_size, sharding.batch_parts(mesh)
+    )
   _check_count(config.sample, "batch_size", 1, "sample")
   for key in ("num_clips", "samples_per_clip"):
     _check_count(config.evaluate, key, 1, "evaluate")
@@ -179,7 +180,7 @@ def train_stage(
   training = program.make_program(config, name, stage, mesh)
   abstract_state, abstract_batch, *_ = training.arguments
   everywhere = sharding.replicated(mesh)
-  stage = jax.device_put(stage, everywhere)
+  stage = sharding.put(stage, training.shardings[3])
   sample = jax.jit(
     lambda stage, *args: pixels.to_uint8(stage.sample(*args)), out_shardings=everywhere
   )
@@ -229,6 +230,7 @@ def train_stage(
       batch_size=values.batch_size,
       seed=config.seed,
       start_step=first,
+      rows=sharding.local_rows(mesh, values.batch_size),
     )
     grid_source = sources.make_source(config.data.to_dict(), "eval")
     drawn, _ = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
@@ -243,7 +245,7 @@ def train_stage(
       preemption.stop_on_signals() as stop,
     ):
       for number in range(first + 1, values.steps + 1):
-        batch = sharding.shard_batch(sharding.local_part(next(batches)), mesh)
+        batch = sharding.shard_batch(next(batches), mesh)
         state, metrics = training.step(state, batch, step_key, stage)
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.
@@ -257,7 +259,8 @@ def train_stage(
         if is_drawn:
           # One compilation for all: the same clips, the same shapes.
           key = jax.random.fold_in(sample_key, number)
-          video = np.asarray(sample(stage, state.ema_params, drawn, key))
+          given = sharding.put_batch(drawn, mesh)
+          video = np.asarray(sample(stage, state.ema_params, given, key))
           _write_grid(folder, number, drawn["video"], video, log)
           log.extra(number, motion.compared(video, drawn["video"]))
         if is_stop:

@@ -64,7 +64,10 @@ def transfer(
   vae, params, meta = load(config, workdir)
   sources = [_read(config, path) for path in clips]
   picture = video_io.resize_crop(image[None], config.data.resolution)
-  bound = lambda fn: functools.partial(jax.jit(fn, static_argnums=0), vae, params)
+  # Parameters lie where the rules say; what is made of them, on every device.
+  everywhere = sharding.replicated(sharding.make_mesh(config.mesh.to_dict()))
+  jit = functools.partial(jax.jit, static_argnums=0, out_shardings=everywhere)
+  bound = lambda fn: functools.partial(jit(fn), vae, params)
   encode, decode = bound(lamd_motion.encode_motion), bound(lamd_motion.decode_motion)
   content = pixels.from_uint8(jnp.asarray(picture))
   # One at a time: they are few.
@@ -115,7 +118,6 @@ def load(
   mesh = sharding.make_mesh(config.mesh.to_dict())
   stage = workdir_lib.load_stage(config, workdir, STAGE, mesh)
   params, meta = workdir_lib.load_params(config, workdir, STAGE, stage, mesh)
-  params = jax.device_put(params, sharding.replicated(mesh))
   return lamd_autoencoder.make_vae(config), params, meta
 
 

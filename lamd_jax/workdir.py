@@ -121,7 +121,10 @@ def load_params(
   stage: stage_lib.Stage,
   mesh: Mesh,
 ) -> tuple[Params, dict[str, Any]]:
-  """Returns a trained stage's averaged parameters, and its checkpoint's meta."""
+  """Returns a trained stage's averaged parameters, and its checkpoint's meta.
+
+  The parameters lie on the mesh as `sharding.state_sharding` says.
+  """
   abstract = jax.eval_shape(stage.init, jax.random.key(0), abstract_batch(config))
   folder = workdir / name / CHECKPOINTS
   return checkpoint.restore_ema_params(folder, sharding.place(mesh, abstract))

@@ -141,6 +141,23 @@ class ConfigsTest(parameterized.TestCase):
       self.assertEqual({x.dtype.name for x in jax.tree.leaves(params)}, {"float32"})
       self.assertEqual({x.shape for x in (loss, *metrics.values())}, {()})
 
+  @parameterized.parameters(FILES)
+  def test_the_rules_place_every_parameter(self, name):
+    trees = [params for params, *_ in shapes(name, "").values()]
+    config = load(name)
+    first = stage_lib.make_stage(config, config.stages[0], {})
+    if isinstance(first, stage_lib.AdversarialStage):
+      key, batch = jax.random.key(0), workdir_lib.abstract_batch(config)
+      trees.append(jax.eval_shape(first.init_critic, key, batch))
+    mesh = sharding.make_mesh({"fsdp": 8})
+    for tree in trees:
+      placed = jax.tree.leaves(sharding.state_sharding(mesh, tree))
+      for (path, x), where in zip(jax.tree.leaves_with_path(tree), placed, strict=True):
+        message = f"{jax.tree_util.keystr(path)} {x.shape}"
+        self.assertIsNotNone(sharding.parameter_axes(path, x.ndim), message)
+        if x.size * x.dtype.itemsize > sharding.MIN_BYTES_TO_SPLIT:
+          self.assertFalse(where.is_fully_replicated, message)
+
   def test_an_hour_is_more_steps_of_the_same_model(self):
     short, long = load("quickstart"), load("quickstart", "minutes=60")
     for stage in short.stages:

@@ -1,8 +1,9 @@
 """From a source to batches: shuffle, choose a window, stack, ahead of time.
 
 Batch n is a pure function of (seed, n): it does not depend on the number of
-devices, processes or threads, nor on where a run was interrupted. Its pixels are
-uint8; the conversion to float32 in [-1, 1] happens on the device.
+devices, processes or threads, nor on where a run was interrupted. A process reads
+only those of its rows that are asked for. Pixels are uint8; the conversion to float32
+in [-1, 1] happens on the device.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,6 +29,7 @@ def batches(
   batch_size: int,
   seed: int,
   start_step: int = 0,
+  rows: Sequence[int] | None = None,
   read: Callable[[int, int], Mapping[str, np.ndarray]] | None = None,
   describe: Describe | None = None,
   images: VideoSource | None = None,
@@ -49,6 +51,8 @@ def batches(
     batch_size: Videos in a batch; global, over all devices.
     seed: Chooses order and windows.
     start_step: Number of the first batch; the earlier ones cost nothing.
+    rows: Which examples of each batch are read, by their places in it, in this order;
+      the others cost nothing. None for all.
     read: What a batch has of a window, by the number of its video and its first frame,
       in place of its frames; these are then not read, nor mirrored.
     describe: Further arrays of a video, by its number, such as its label.
@@ -61,7 +65,8 @@ def batches(
     prefetch: Batches kept ready.
 
   Returns:
-    An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}, or with what `read`
+    An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}, b being the rows,
+    or with what `read`
     gives in place of the video; with what
     `describe` gives, and with {"images": uint8 [b n h w 3]} and what `describe_image`
     gives, after `image_`.
@@ -89,7 +94,7 @@ def batches(
       example |= draw_images(rng)
     return example
 
-  dataset = (
+  examples = (
     grain.MapDataset.range(len(source))
     .seed(seed)
     .shuffle()
@@ -97,7 +102,20 @@ def batches(
     # number of batches no longer fits an index, and then fails for batches of one.
     .repeat(2**62 // len(source))
     .random_map(read_window)
-    .batch(batch_size)
+  )
+  rows = range(batch_size) if rows is None else rows
+
+  def example_at(i: int) -> dict[str, Any]:
+    # Asked for by its place among all examples: that is what its random numbers are by.
+    batch, row = divmod(i, len(rows))
+    example = examples[batch * batch_size + rows[row]]
+    assert example is not None  # None is left out.
+    return example
+
+  dataset = (
+    grain.MapDataset.range(len(examples) // batch_size * len(rows))
+    .map(example_at)
+    .batch(len(rows))
     .to_iter_dataset(grain.ReadOptions(num_threads, prefetch))
   )
   iterator = iter(dataset)

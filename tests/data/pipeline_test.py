@@ -108,6 +108,30 @@ class BatchesTest(parameterized.TestCase):
     for a, b in zip(whole, take(source, 3, start_step=start_step), strict=True):
       np.testing.assert_equal(a, b)
 
+  @parameterized.parameters(
+    ([[0, 1], [2, 3], [4, 5]],),
+    ([[0, 1, 4, 5], [2, 3]],),  # Not one after the other.
+    ([[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5]],),  # Two hold the same.
+  )
+  def test_the_rows_of_processes_are_those_of_one(self, parts):
+    source = CountingSource([20, 30, 12, 11])
+    values = dict(batch_size=6, seed=5, num_images=2, start_step=3)
+    whole = take(source, 4, **values)
+    for rows in parts:
+      local = take(source, 4, rows=rows, **values)
+      for a, b in zip(whole, local, strict=True):
+        np.testing.assert_equal({k: x[rows] for k, x in a.items()}, b)
+
+  def test_rows_of_others_are_never_read(self):
+    source = CountingSource([9] * 60)  # Ten batches are an epoch: each video once.
+    order = visits(take(source, 10, batch_size=6))
+    read, rows = set(), [1, 4, 5]
+    source.read = lambda i, *args: read.add(i) or np.zeros((3, 4, 5, 3), np.uint8)
+    take(source, 1, batch_size=6, rows=rows, num_threads=1, prefetch=1)
+    # Some of the next batches are read too.
+    self.assertLessEqual({order[row] for row in rows}, read)
+    self.assertLessEqual(read, {order[i] for i in range(60) if i % 6 in rows})
+
   def test_images_are_frames_of_any_videos_none_twice(self):
     source = CountingSource([5, 8, 40])
     counts = collections.Counter()

@@ -1,28 +1,46 @@
 """Meshes and where arrays lie on them; eight devices."""
 
+from typing import NamedTuple
+from unittest import mock
+
 from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import AxisType
+from jax.sharding import PartitionSpec as P
 import numpy as np
 
-from lamd_jax.training import sharding
+from lamd_jax.training import optimizer, sharding
+from lamd_jax.training.state import init_state
 from lamd_jax.types import UserError
+
+LIMIT = sharding.MIN_BYTES_TO_SPLIT
+
+
+class Device(NamedTuple):
+  """What arranging devices looks at."""
+
+  id: int
+  slice_index: int
+  platform: str = "fake"
+  device_kind: str = "fake"
 
 
 class MeshTest(parameterized.TestCase):
   @parameterized.parameters(
-    (None, 8, 1),
-    ({"data": -1}, 8, 1),
-    ({"fsdp": -1}, 1, 8),
-    ({"data": -1, "fsdp": 4}, 2, 4),
-    ({"data": 4, "fsdp": 2}, 4, 2),
+    (None, (8, 1, 1, 1)),
+    ({"data": -1}, (8, 1, 1, 1)),
+    ({"fsdp": -1}, (1, 8, 1, 1)),
+    ({"data": -1, "fsdp": 4}, (2, 4, 1, 1)),
+    ({"data": 4, "fsdp": 2}, (4, 2, 1, 1)),
+    ({"data": 2, "tensor": 2, "context": -1}, (2, 1, 2, 2)),
   )
-  def test_sizes_are_completed_to_all_devices(self, sizes, data, fsdp):
+  def test_sizes_are_completed_to_all_devices(self, sizes, shape):
     mesh = sharding.make_mesh(sizes)
-    shape = {"data": data, "fsdp": fsdp, "tensor": 1, "context": 1}
-    self.assertEqual(dict(mesh.shape), shape)
+    self.assertEqual(mesh.axis_names, sharding.AXES)
+    self.assertEqual(mesh.devices.shape, shape)
     self.assertEqual(set(mesh.axis_types), {AxisType.Auto})
+    self.assertEqual(set(mesh.devices.flat), set(jax.devices()))
 
   @parameterized.parameters(
     ({"data": 3},),
@@ -32,6 +50,7 @@ class MeshTest(parameterized.TestCase):
     ({"data": -1, "fsdp": -1},),
     ({"data": 0},),
     ({"data": -2, "fsdp": -4},),
+    ({"data": 4, "tensor": 4},),
   )
   def test_sizes_that_do_not_fit_say_how_many_devices_there_are(self, sizes):
     with self.assertRaisesRegex(UserError, "does not fit 8 device"):
@@ -41,27 +60,114 @@ class MeshTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, "'model'; known: data, fsdp"):
       sharding.make_mesh({"data": 1, "model": 8})
 
+  @parameterized.parameters(
+    ({"data": 4, "tensor": 2}, 0),
+    ({"data": 2, "fsdp": 2, "context": 2}, 0),
+    ({"fsdp": 4, "tensor": 2}, 1),
+  )
+  def test_one_axis_alone_goes_over_slices(self, sizes, across):
+    # Numbered in turns, as slices need not lie one after the other.
+    devices = [Device(i, i % 2) for i in range(8)]
+    shape = [sizes.get(axis, 1) for axis in sharding.AXES]
+    arranged = sharding.arrange(dict(zip(sharding.AXES, shape, strict=True)), devices)
+    ids = [arranged[place].id for place in np.ndindex(*shape)]
+    self.assertEqual(sorted(ids), list(range(8)))
+    for place in np.ndindex(*shape):
+      expected = place[across] // (shape[across] // 2)
+      self.assertEqual(arranged[place].slice_index, expected)
+
+  def test_axes_that_cannot_go_over_slices_are_a_users_mistake(self):
+    devices = [Device(i, i // 2) for i in range(6)]
+    sizes = {"data": 2, "fsdp": 1, "tensor": 3, "context": 1}
+    with self.assertRaisesRegex(UserError, "on 3 slices .* a multiple of 3"):
+      sharding.arrange(sizes, devices)
+
+
+def specs(mesh, shapes):
+  """How arrays of such shapes are split."""
+  is_shape = lambda x: isinstance(x, tuple)
+  shapes = jax.tree.map(
+    lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), shapes, is_leaf=is_shape
+  )
+  return jax.tree.map(lambda x: x.sharding.spec, sharding.place(mesh, shapes))
+
 
 class StateShardingTest(parameterized.TestCase):
-  @parameterized.parameters(
-    ((1024, 1040), PartitionSpec(None, "fsdp")),  # The largest axis.
-    ((1040, 1024), PartitionSpec("fsdp", None)),
-    ((1024, 1101), PartitionSpec("fsdp", None)),  # The largest that divides.
-    ((1101, 1103), PartitionSpec(None, None)),  # None divides.
-    ((1024, 1024), PartitionSpec(None, None)),  # 4 MiB is not over 4 MiB.
-    ((), PartitionSpec()),
-  )
-  def test_large_arrays_are_split_and_small_ones_are_not(self, shape, spec):
-    mesh = sharding.make_mesh({"data": 2, "fsdp": 4})
-    tree = {"x": jax.ShapeDtypeStruct(shape, jnp.float32)}
-    self.assertEqual(sharding.state_sharding(mesh, tree)["x"].spec, spec)
-    placed = sharding.place(mesh, tree)["x"]
-    self.assertEqual((placed.shape, placed.sharding.spec), (shape, spec))
+  def setUp(self):
+    super().setUp()
+    self.mesh = sharding.make_mesh({"data": 2, "fsdp": 2, "tensor": 2})
+    self.limit = self.enterContext(mock.patch.object(sharding, "MIN_BYTES_TO_SPLIT", 0))
 
-  def test_without_fsdp_all_is_whole_on_every_device(self):
-    mesh = sharding.make_mesh({"data": 8})
-    tree = {"x": jax.ShapeDtypeStruct((2048, 2048), jnp.float32)}
-    self.assertTrue(sharding.state_sharding(mesh, tree)["x"].is_fully_replicated)
+  def test_a_layer_is_split_by_what_its_axes_are_for(self):
+    shapes_and_specs = {
+      ("conv", "kernel"): ((2, 2, 4, 6), P(None, None, "fsdp", "tensor")),
+      ("conv", "bias"): ((6,), P(None)),
+      ("norm", "scale"): ((6,), P(None)),
+      ("key", "kernel"): ((6, 2, 4), P("fsdp", "tensor", None)),
+      ("key", "bias"): ((2, 4), P(None, None)),
+      ("out", "kernel"): ((2, 4, 6), P("tensor", None, "fsdp")),
+      ("query", "kernel"): ((4, 6), P("fsdp", "tensor")),  # Not by heads.
+      ("table", "embedding"): ((10, 6), P("fsdp", "tensor")),
+      ("text", "positional_embedding"): ((10, 6), P("fsdp", "tensor")),
+      ("attention", "relative_keys"): ((4, 2), P("fsdp", None)),
+      ("some", "unknown"): ((8, 8), P(None, None)),
+    }
+    for (layer, name), (shape, spec) in shapes_and_specs.items():
+      found = specs(self.mesh, {"model": {layer: {name: shape}}})
+      self.assertEqual(found, {"model": {layer: {name: spec}}})
+
+  @parameterized.parameters(
+    ((3, 8), P(None, ("tensor", "fsdp"))),  # Inputs do not divide, outputs twice.
+    ((3, 6), P(None, "tensor")),  # Outputs once.
+    ((4, 3), P("fsdp", None)),
+    ((3, 5), P(None, None)),
+  )
+  def test_an_axis_is_split_where_its_size_divides(self, shape, spec):
+    self.assertEqual(specs(self.mesh, {"kernel": shape}), {"kernel": spec})
+
+  def test_arrays_of_up_to_4_mib_are_whole(self):
+    with mock.patch.object(sharding, "MIN_BYTES_TO_SPLIT", LIMIT):
+      found = specs(self.mesh, [{"kernel": (1024, 1024)}, {"kernel": (1024, 1026)}])
+    expected = [P(None, None), P("fsdp", "tensor")]
+    self.assertEqual(found, [{"kernel": spec} for spec in expected])
+
+  def test_data_and_context_leave_parameters_whole(self):
+    mesh = sharding.make_mesh({"data": 4, "context": 2})
+    self.assertEqual(specs(mesh, {"kernel": (8, 8)}), {"kernel": P(None, None)})
+
+  @parameterized.parameters("adam", "muon")
+  def test_moments_and_averages_lie_as_their_parameters(self, name):
+    tx, _ = optimizer.make_optimizer(10, 1e-3, optimizer=name)
+    params = {  # No two of a shape, so that a shape tells whose a moment is.
+      "conv": {"kernel": jnp.ones((3, 3, 8, 6)), "bias": jnp.ones(6)},
+      "query": {"kernel": jnp.ones((6, 2, 8)), "bias": jnp.ones((2, 8))},
+      "table": {"embedding": jnp.ones((10, 8))},
+    }
+    state = init_state(params, tx)
+    placed = jax.tree.leaves(sharding.place(self.mesh, state))
+    of = {x.shape: set() for x in jax.tree.leaves(params)}
+    counts = dict.fromkeys(of, 0)
+    for x in placed:
+      if x.shape in of:
+        of[x.shape].add(x.sharding.spec)
+        counts[x.shape] += 1
+    # The parameter, its average, and one moment or two.
+    self.assertEqual(
+      {shape: len(found) for shape, found in of.items()}, dict.fromkeys(of, 1)
+    )
+    matrix = 4 if name == "adam" else 3
+    self.assertEqual(counts[3, 3, 8, 6], matrix)
+    self.assertEqual(counts[10, 8], 4)
+    self.assertEqual(of[6, 2, 8], {P("fsdp", "tensor", None)})
+
+  def test_what_lies_in_its_place_is_not_moved(self):
+    tree = {"kernel": np.arange(48, dtype=np.float32).reshape(6, 8)}
+    where = sharding.state_sharding(self.mesh, tree)
+    placed = sharding.put(tree, where)
+    np.testing.assert_array_equal(placed["kernel"], tree["kernel"])
+    shards = placed["kernel"].addressable_shards
+    self.assertEqual({shard.data.shape for shard in shards}, {(3, 4)})
+    self.assertIs(sharding.put(placed, where)["kernel"], placed["kernel"])
 
 
 class BatchTest(parameterized.TestCase):
@@ -78,6 +184,21 @@ class BatchTest(parameterized.TestCase):
     seen = sorted(int(i) for shard in shards for i in shard.data)
     self.assertEqual(seen, list(range(16)))
 
+  def test_frames_of_videos_alone_go_over_context(self):
+    mesh = sharding.make_mesh({"data": 2, "tensor": 2, "context": 2})
+    rng = np.random.default_rng(0)
+    whole = {"video": (6, 4, 3), "images": (6, 4, 3), "label": (6,), "odd": (5, 4)}
+    whole = {name: rng.normal(size=shape) for name, shape in whole.items()}
+    batch = sharding.put_batch(whole, mesh)
+    shapes = {k: x.addressable_shards[0].data.shape for k, x in batch.items()}
+    expected = {"video": (3, 2, 3), "images": (3, 4, 3), "label": (3,), "odd": (5, 4)}
+    self.assertEqual(shapes, expected)
+    # One frame, as where latents are kept, is not split.
+    single = sharding.shard_batch({"video": whole["video"][:, :1]}, mesh)["video"]
+    self.assertEqual(single.sharding.spec, P("data", None))
+    for name, x in batch.items():
+      np.testing.assert_array_equal(x, whole[name].astype(x.dtype))
+
   @parameterized.parameters((12, "8 or 16"), (7, "nearest sizes: 8"), (0, "sizes: 8"))
   def test_a_size_that_cannot_be_split_names_the_nearest(self, size, nearest):
     mesh = sharding.make_mesh()
@@ -85,6 +206,53 @@ class BatchTest(parameterized.TestCase):
       sharding.check_batch_size(size, mesh)
     with self.assertRaisesRegex(UserError, f"batch_size={size} "):
       sharding.shard_batch({"x": np.zeros((size, 2))}, mesh)
+
+  def test_only_data_and_fsdp_split_examples(self):
+    mesh = sharding.make_mesh({"fsdp": 2, "tensor": 2, "context": 2})
+    sharding.check_batch_size(2, mesh)
+    with self.assertRaisesRegex(UserError, "batch_size=3 .*nearest sizes: 2 or 4"):
+      sharding.check_batch_size(3, mesh)
+
+  @parameterized.product(
+    sizes=(
+      {"data": 8},
+      {"data": 2, "fsdp": 4},
+      {"data": 2, "fsdp": 2, "tensor": 2},
+      {"data": 2, "context": 4},
+      {"tensor": 8},
+    ),
+    processes=(1, 2, 4, 8),
+  )
+  def test_processes_hold_the_whole_batch_together(self, sizes, processes):
+    mesh, devices = sharding.make_mesh(sizes), jax.devices()
+    share, seen = len(devices) // processes, set()
+    for i in range(processes):
+      seen |= self.check_process(mesh, devices[i * share : (i + 1) * share])
+    self.assertEqual(seen, set(range(16)))
+
+  def check_process(self, mesh, devices):
+    """What a process with these devices would do; returns the rows that it needs."""
+    batch = np.random.default_rng(0).normal(size=(16, 4, 3))
+    where = sharding.batch_sharding(mesh, {"video": batch})["video"]
+    places = where.devices_indices_map(batch.shape)
+    local_rows = sharding.local_rows
+    rows = local_rows(mesh, 16, devices)
+    held = {j for device in devices for j in range(16)[places[device][0]]}
+    self.assertEqual(rows, sorted(held))  # No more is read than is held.
+    # Given these rows alone, it lays on each device the part of the whole batch.
+    parts = []
+    lay = lambda shape, where, part: parts.append(part) or jnp.zeros(shape)
+    with (
+      mock.patch.object(
+        sharding, "local_rows", lambda *args: local_rows(*args, devices)
+      ),
+      mock.patch.object(jax, "make_array_from_callback", lay),
+    ):
+      laid = sharding.shard_batch({"video": batch[rows]}, mesh)["video"]
+    self.assertEqual(laid.shape, batch.shape)
+    for device in devices:
+      np.testing.assert_array_equal(parts[0](places[device]), batch[places[device]])
+    return held
 
 
 if __name__ == "__main__":

@@ -52,7 +52,7 @@ class Run:
     whole = sharding.replicated(self.mesh)
     self.step = jax.jit(
       step_lib.make_train_step(quadratic, tx, ema_decay=0.9),
-      in_shardings=(where, sharding.batch_sharding(self.mesh), whole, whole),
+      in_shardings=(where, None, whole, whole),
       out_shardings=(where, whole),
       donate_argnums=0,
     )
