@@ -964,9 +964,11 @@ MISTAKES = [
   ),
   *_mistakes(
     "training/checkpoint.py",
-    ("the worst kept", "return -value if keep_best", "return value if keep_best"),
+    ("the worst kept", "return -value if keep_best",
+     "return value if keep_best"),
     ("the best deleted", "    policies.append(best)\n", ""),
-    ("a rollback to where a run was stopped", "x < step and x % every == 0", "x < step"),
+    ("a rollback to where a run was stopped", "x < step and x % every == 0",
+     "x < step"),
     ("later steps stay after a rollback", "    manager.delete(later)\n", "    pass\n"),
   ),
   *_mistakes(
