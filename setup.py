@@ -68,6 +68,7 @@ setup(
     "test": TEST,
     "dev": DEV,
     "cuda": ["jax[cuda13]>=0.10,<0.13"],
+    "wandb": ["wandb>=0.19"],
     "tpu": ["jax[tpu]>=0.10,<0.13"],
   },
 )

@@ -124,6 +124,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.sample = dict(
+    checkpoint="latest",  # Or "best", by run.keep_best.
     num_steps=pick(200, 200, 5),
     sampler="ddim",  # Or "ddpm", "heun", "dpmpp_2m".
     eta=0.0,

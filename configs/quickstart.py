@@ -94,6 +94,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.sample = dict(
+    checkpoint="latest",  # Or "best", by run.keep_best.
     num_steps=10 if smoke else 50,
     sampler="ddim",  # Or "ddpm", "heun", "dpmpp_2m".
     eta=0.0,

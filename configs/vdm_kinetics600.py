@@ -91,6 +91,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.sample = dict(
+    checkpoint="latest",  # Or "best", by run.keep_best.
     num_steps=pick(128, 128, 4),
     gamma=0.0,
     langevin_delta=0.1,

@@ -79,6 +79,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   )
 
   config.sample = dict(
+    checkpoint="latest",  # Or "best", by run.keep_best.
     num_steps=8 if smoke else 64,
     gamma=0.1,
     langevin_delta=0.0,

@@ -77,7 +77,8 @@ def edit(
       f"--task={task}: {config.system} makes whole clips only; --image and --video"
       " without --task animate a first frame"
     )
-  params, meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
+  best = workdir_lib.best_of(config, name)
+  params, meta = workdir_lib.load_params(config, workdir, name, stage, mesh, best=best)
   count, window = config.evaluate.samples_per_clip, config.data.num_frames
   conditions = beside.asked(config, count, caption=caption, label=label)
   # Frames of the file, at a resolution and a stride, at least so many.

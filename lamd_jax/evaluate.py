@@ -18,6 +18,7 @@ from lamd_jax.metrics import measures as measures_lib
 from lamd_jax.metrics import protocol
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint
+from lamd_jax.training import memory as memory_lib
 from lamd_jax.types import Config, UserError
 
 
@@ -63,13 +64,15 @@ def evaluate(
       config, workdir, real, reconstructed, sampled, given_frames, notes
     )
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
-  memory = [workdir_lib.peak_memory_gb()]
+  memory = [memory_lib.host_peak_gb()]
   for name in config.stages:
     steps, meta = checkpoint.read_meta(workdir / name / workdir_lib.CHECKPOINTS)
     seconds[name] = meta["seconds"]
     memory.append(meta["peak_memory_gb"])
     figures[f"{name}_steps"] = steps
     figures[f"num_parameters_{name}"] = meta["num_parameters"]
+    if workdir_lib.best_of(config, name) is not None:
+      figures[f"{name}_best_step"] = workdir_lib.read_meta(config, workdir, name)[0]
   skipped = workdir / "skipped_files.txt"
   if skipped.exists():
     figures["skipped_files"] = len(skipped.read_text(encoding="utf-8").splitlines())
@@ -130,14 +133,15 @@ def _write_cards(
     stage = stage_lib.make_stage(
       config, name, dict.fromkeys(names[: names.index(name)])
     )
-    steps, _ = checkpoint.read_meta(workdir / name / workdir_lib.CHECKPOINTS)
+    steps, _ = workdir_lib.read_meta(config, workdir, name)
+    best = workdir_lib.best_of(config, name)
     known = stage.protocol() | {
       "data": config.data.name,
       "split": "eval",
       "split_of_other_real": "train",
       "seed": config.seed,
       "ema": config[name].train.ema_decay,
-      "checkpoint": f"step {steps} of {name}",
+      "checkpoint": f"step {steps} of {name}" + (f", best by {best}" if best else ""),
     }
     if what == "sample-given":
       known["given_frames"] = f"{given_frames}, put back as given, measured too"

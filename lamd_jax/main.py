@@ -44,11 +44,13 @@ from lamd_jax import (  # noqa: E402
   workdir,
 )
 from lamd_jax.data import video_io  # noqa: E402
+from lamd_jax.training import profiling  # noqa: E402
 from lamd_jax.types import Config, UserError  # noqa: E402
 
 MODES = ("all", "train", "sample", "evaluate", "report", "transfer", "plan")
 # The flags that only some modes know.
 MODES_OF = {
+  "profile_steps": ("all", "train"),
   "image": ("sample", "transfer"),
   "video": ("sample", "transfer"),
   "task": ("sample",),
@@ -115,6 +117,9 @@ _MEMORY_GB = flags.DEFINE_float(
   "memory_gb", None, "With --mode=plan: of a device; by default this machine's.",
   lower_bound=0.0,
 )  # fmt: skip
+_PROFILE_STEPS = flags.DEFINE_string(
+  "profile_steps", None, "Trace these steps of each stage for xprof, as in 10:20."
+)
 _DISTRIBUTED = flags.DEFINE_bool(
   "distributed", False, "One process of several, as on a TPU pod: find the others."
 )
@@ -141,6 +146,8 @@ def _run() -> None:
   """What the flags ask for, in order."""
   _check_flags()
   mode = _MODE.value
+  steps = _PROFILE_STEPS.value
+  profile_steps = None if steps is None else profiling.parse_steps(steps)
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
     _say_report(report.write_report(pathlib.Path(_WORKDIR.value).expanduser()))
     return
@@ -171,7 +178,7 @@ def _run() -> None:
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
   startup_seconds = time.monotonic() - STARTED
   if mode in ("all", "train"):
-    train.train(config, folder)
+    train.train(config, folder, profile_steps)
   if _IMAGE.value or _VIDEO.value:
     print(*_make_of_files(config, folder), sep="\n")
     return

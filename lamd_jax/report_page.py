@@ -26,7 +26,15 @@ MAX_CLIPS = 8  # Rows of video on the page,
 MAX_SAMPLES = 5  # and samples in a row: a browser plays some 60 videos at once.
 CLIP_PIXELS = 192  # Smaller clips are enlarged to at least this short side.
 # Curves that say how the run went, not what was learned: behind the losses.
-LATER = ("grad_norm", "learning_rate", "steps_per_second")
+LATER = (
+  *("grad_norm", "learning_rate", "steps_per_second", "mfu", "data_wait"),
+  *("device_memory_gb", "host_memory_gb"),
+)
+# No curve of their own: time, what is said in words, what has the shape of another.
+NO_CURVE = (
+  *("seconds", "compile_seconds", "examples_per_second_per_device"),
+  "flops_per_second",
+)
 
 Curves = dict[str, tuple[list[int], list[float]]]  # Name -> steps, values.
 
@@ -310,12 +318,16 @@ def stage(
     facts.append(_duration(metrics[f"{name}_seconds"]))
   if f"num_parameters_{name}" in metrics:
     facts.append(f"{_number(metrics[f'num_parameters_{name}'])} parameters")
+  if f"{name}_best_step" in metrics:
+    facts.append(f"samples of step {_number(metrics[f'{name}_best_step'])}, the best")
+  if "compile_seconds" in curves:
+    facts.append(f"compiled in {_duration(curves['compile_seconds'][1][-1])}")
   title = f"<h3>Stage <code>{escape(name)}</code></h3>"
   parts = [f'{title}<p class="soft">{escape(", ".join(facts))}</p>']
   tiles = ""
   names = sorted(curves, key=lambda key: (key in LATER, key != "loss"))
   for key in names:
-    if key == "seconds":
+    if key in NO_CURVE:
       continue
     steps, values = curves[key]
     ends = f"{_number(values[0])} → {_number(values[-1])}"

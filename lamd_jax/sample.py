@@ -19,7 +19,7 @@ from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import sources, video_io
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import checkpoint, disk, sharding
+from lamd_jax.training import disk, sharding
 from lamd_jax.types import Config, UserError
 
 ANIMATED = "animated"  # Folder for pictures of one's own.
@@ -158,7 +158,12 @@ class Sampler:
   ):
     """Restores a stage, and those before it, from a work folder."""
     stage = workdir_lib.load_stage(config, workdir, name, mesh)
-    params, self.meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
+    best = workdir_lib.best_of(config, name)
+    params, self.meta = workdir_lib.load_params(
+      config, workdir, name, stage, mesh, best=best
+    )
+    if best is not None:
+      logging.info("stage %s: step %d, best by %s", name, self.meta["step"], best)
     self.given_frames = stage.given_frames
     self._arguments = stage, params  # They lie where the rules say.
     self._key = jax.random.key(config.seed)
@@ -204,8 +209,7 @@ def _stage_names(config: Config) -> tuple[str | None, str | None]:
 def _made_from(config: Config, workdir: pathlib.Path) -> str:
   """Returns everything that samples depend on, as text."""
   steps = {
-    name: checkpoint.read_meta(workdir / name / workdir_lib.CHECKPOINTS)[0]
-    for name in config.stages
+    name: workdir_lib.read_meta(config, workdir, name)[0] for name in config.stages
   }
   sample, evaluate = config.sample.to_dict(), config.evaluate.to_dict()
   return json.dumps({"steps": steps, "sample": sample, "evaluate": evaluate})

@@ -6,6 +6,7 @@ with the same batches and the same random numbers: both derive from the seed and
 the step, so the step is all the position there is.
 """
 
+import functools
 import pathlib
 import signal
 import time
@@ -22,7 +23,17 @@ from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.metrics import motion
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import checkpoint, disk, preemption, sharding, step
+from lamd_jax.training import (
+  checkpoint,
+  disk,
+  health,
+  memory,
+  preemption,
+  profiling,
+  sharding,
+  step,
+  wandb_run,
+)
 from lamd_jax.training import logging as training_log
 from lamd_jax.types import Batch, Config, Params, PRNGKey, UserError
 
@@ -55,6 +66,9 @@ def check(config: Config) -> None:
     raise UserError(
       f"config.run has {', '.join(sorted(config.run))}; expected {', '.join(RUN_KEYS)}"
     )
+  health.check_policy(config.run.on_nonfinite)
+  wandb_run.check(config.run.wandb)
+  workdir_lib.best_of(config, config.stages[-1])
   for i, name in enumerate(config.stages):
     stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
     values = config[name].train
@@ -115,12 +129,17 @@ def rehearse(config: Config) -> None:
       ) from e
 
 
-def train(config: Config, workdir: pathlib.Path) -> None:
+def train(
+  config: Config,
+  workdir: pathlib.Path,
+  profile_steps: tuple[int, int] | None = None,
+) -> None:
   """Trains what is not trained yet.
 
   Args:
     config: The configuration.
     workdir: Where checkpoints and logs go, in a folder for each stage.
+    profile_steps: The first and the last step of each stage to trace, if any.
 
   Raises:
     Stopped: After SIGTERM or Ctrl-C; the state is saved.
@@ -135,7 +154,7 @@ def train(config: Config, workdir: pathlib.Path) -> None:
       source = source or sources.make_source(config.data.to_dict(), "train")
       frozen = pretrained.perceptual_params(config, name)
       stage = stage_lib.make_stage(config, name, earlier | frozen)
-      train_stage(config, name, stage, source, workdir / name, mesh)
+      train_stage(config, name, stage, source, workdir / name, mesh, profile_steps)
     if name != config.stages[-1]:
       earlier[name], _ = workdir_lib.load_params(config, workdir, name, stage, mesh)
   if source is not None:
@@ -168,6 +187,7 @@ def train_stage(
   source: sources.VideoSource,
   folder: pathlib.Path,
   mesh: jax.sharding.Mesh,
+  profile_steps: tuple[int, int] | None = None,
 ) -> None:
   """Trains one stage from its last checkpoint, or from scratch, to its last step."""
   started = time.monotonic()
@@ -185,37 +205,48 @@ def train_stage(
     lambda stage, *args: pixels.to_uint8(stage.sample(*args)), out_shardings=everywhere
   )
 
-  with checkpoint.open_manager(folder / workdir_lib.CHECKPOINTS) as manager:
-    restored = checkpoint.restore_latest(manager, sharding.place(mesh, abstract_state))
+  def begin():
+    zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_batch)
+    run_init = jax.jit(
+      training.init,
+      out_shardings=training.shardings[0],
+      compiler_options=INIT_OPTIONS.get(jax.default_backend()),
+    )
+    return run_init(stage, init_key, zeros)
+
+  with checkpoint.open_manager(
+    folder / workdir_lib.CHECKPOINTS,
+    every=values.checkpoint_every,
+    keep_best=config.run.keep_best,
+  ) as manager:
+    placed = sharding.place(mesh, abstract_state)
+    restored = checkpoint.restore_latest(manager, placed)
     if restored is None:
-      zeros = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), abstract_batch)
-      run_init = jax.jit(
-        training.init,
-        out_shardings=training.shardings[0],
-        compiler_options=INIT_OPTIONS.get(jax.default_backend()),
-      )
-      state = run_init(stage, init_key, zeros)
-      first, earlier_seconds = 0, 0.0
+      state = begin()
+      first, passed_over, earlier_seconds = 0, 0, 0.0
     else:
       state, meta = restored
       first, earlier_seconds = int(state.step), meta["seconds"]
+      passed_over = meta.get("passed_over", 0)
       logging.info("stage %s goes on at step %d of %d", name, first, values.steps)
 
     def save(at: int, state) -> None:
       spent = earlier_seconds + time.monotonic() - started
       meta = {
         "step": at,
+        "passed_over": passed_over,  # Batches, by rollbacks.
         "seconds": spent,
         "num_parameters": sum(x.size for x in jax.tree.leaves(state.params)),
-        "peak_memory_gb": workdir_lib.peak_memory_gb(),
+        "peak_memory_gb": memory.host_peak_gb(),
         "fps": source.fps / config.data.frame_stride,
       }
-      checkpoint.save(manager, at, state, meta)
+      checkpoint.save(manager, at, state, meta, log.scalars)
 
     cache = folder.parent / workdir_lib.FEATURES
     describe = beside.describer(config, source, cache=cache)
     images = beside.image_source(config, source, "train")
-    batches = pipeline.batches(
+    open_batches = functools.partial(
+      pipeline.batches,
       source,
       read=latents.open_latents(config, name, stage, source, folder.parent, mesh),
       describe=describe,
@@ -229,33 +260,62 @@ def train_stage(
       frame_stride=config.data.frame_stride,
       batch_size=values.batch_size,
       seed=config.seed,
-      start_step=first,
       rows=sharding.local_rows(mesh, values.batch_size),
     )
+    batches = open_batches(start_step=first + passed_over)
     grid_source = sources.make_source(config.data.to_dict(), "eval")
     drawn, _ = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
+
+    find_module = stage_lib.make_probe()
+
+    def locate(bad: int) -> str:
+      """Names the module that a bad step's loss comes from, by its batch again."""
+      again = next(open_batches(start_step=bad - 1 + passed_over))
+      batch = sharding.shard_batch(again, mesh)
+      key = jax.random.fold_in(step_key, bad - 1)
+      return find_module(stage, state.params, batch, key)
+
+    watch = health.Watch(name, config.run.on_nonfinite, state, locate)
     with (
       training_log.Log(
         folder,
         total_steps=values.steps,
         log_every=values.log_every,
+        batch_size=values.batch_size,
         start_step=first,
         seconds=earlier_seconds,
+        wandb=config.run.wandb,
       ) as log,
+      profiling.Profiler(folder, profile_steps) as profiler,
       preemption.stop_on_signals() as stop,
     ):
-      for number in range(first + 1, values.steps + 1):
-        batch = sharding.shard_batch(next(batches), mesh)
-        state, metrics = training.step(state, batch, step_key, stage)
+      number = first
+      while number < values.steps:
+        number += 1
+        with log.waiting():
+          examples = next(batches)
+        batch = sharding.shard_batch(examples, mesh)
+        with profiler.step(number):
+          state, metrics = training.step(state, batch, step_key, stage)
+        watch.saw(number, examples["index"])
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.
         is_save = is_last or is_stop or number % values.checkpoint_every == 0
         is_drawn = is_last or number % (values.sample_every or values.steps) == 0
-        scalars = log.step(number, metrics, now=is_save or is_drawn)
-        if scalars is not None:
-          step.check_finite(number, scalars)  # Before it could be saved.
-        if is_save:
-          save(number, state)
+        is_logged = log.step(number, metrics, now=is_save or is_drawn) is not None
+        # Before it could be saved: what is not finite ends the run, or takes it back to
+        # a checkpoint, and on with the batches after the bad one.
+        if is_logged and (bad := watch.look(log.window)) is not None:
+          jax.tree.map(lambda x: x.delete(), state)  # Room for the one before.
+          restored = checkpoint.restore_before(
+            manager, placed, bad, values.checkpoint_every
+          )
+          state = restored[0] if restored else begin()
+          number = int(state.step)
+          passed_over += bad - number
+          batches = open_batches(start_step=number + passed_over)
+          log.rewind(number)
+          continue
         if is_drawn:
           # One compilation for all: the same clips, the same shapes.
           key = jax.random.fold_in(sample_key, number)
@@ -263,6 +323,8 @@ def train_stage(
           video = np.asarray(sample(stage, state.ema_params, given, key))
           _write_grid(folder, number, drawn["video"], video, log)
           log.extra(number, motion.compared(video, drawn["video"]))
+        if is_save:
+          save(number, state)
         if is_stop:
           break
     checkpoint.finish(manager)

@@ -117,7 +117,8 @@ def load(
     )
   mesh = sharding.make_mesh(config.mesh.to_dict())
   stage = workdir_lib.load_stage(config, workdir, STAGE, mesh)
-  params, meta = workdir_lib.load_params(config, workdir, STAGE, stage, mesh)
+  best = workdir_lib.best_of(config, STAGE)
+  params, meta = workdir_lib.load_params(config, workdir, STAGE, stage, mesh, best=best)
   return lamd_autoencoder.make_vae(config), params, meta
 
 

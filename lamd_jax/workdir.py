@@ -17,7 +17,6 @@ import json
 import os
 import pathlib
 import platform
-import resource
 import subprocess
 import sys
 from typing import Any
@@ -120,14 +119,48 @@ def load_params(
   name: str,
   stage: stage_lib.Stage,
   mesh: Mesh,
+  *,
+  best: str | None = None,
 ) -> tuple[Params, dict[str, Any]]:
   """Returns a trained stage's averaged parameters, and its checkpoint's meta.
 
-  The parameters lie on the mesh as `sharding.state_sharding` says.
+  Those of the newest checkpoint; with what `best_of` returned, of the best. They lie on
+  the mesh as `sharding.state_sharding` says.
   """
   abstract = jax.eval_shape(stage.init, jax.random.key(0), abstract_batch(config))
   folder = workdir / name / CHECKPOINTS
-  return checkpoint.restore_ema_params(folder, sharding.place(mesh, abstract))
+  return checkpoint.restore_ema_params(
+    folder, sharding.place(mesh, abstract), best=best
+  )
+
+
+def best_of(config: Config, name: str) -> str | None:
+  """Returns by which scalar a stage's checkpoint is chosen; None for the newest.
+
+  `config.sample.checkpoint` is of the last stage. Those before it are what it was
+  trained on: their newest checkpoints.
+  """
+  which = config.sample.get("checkpoint", checkpoint.WHICH[0])
+  if which not in checkpoint.WHICH:
+    raise UserError(
+      f"config.sample.checkpoint={which!r}; known: {', '.join(checkpoint.WHICH)}"
+    )
+  if which == "latest" or name != config.stages[-1]:
+    return None
+  if not config.run.keep_best:
+    raise UserError(
+      "config.sample.checkpoint='best' needs config.run.keep_best, the scalar that it"
+      " is best by: such as --config.run.keep_best=-loss while training and sampling"
+    )
+  return config.run.keep_best
+
+
+def read_meta(
+  config: Config, workdir: pathlib.Path, name: str
+) -> tuple[int, dict[str, Any]]:
+  """Returns the step of the checkpoint that a stage samples with, and its meta."""
+  folder = workdir / name / CHECKPOINTS
+  return checkpoint.read_meta(folder, best=best_of(config, name))
 
 
 def abstract_batch(
@@ -193,13 +226,6 @@ def write_videos(
     sheet = videos if rows is None else rows
     video_io.contact_sheet(sheet, folder / f"{name}.png")
   return paths
-
-
-def peak_memory_gb() -> float:
-  """Most memory this process has held so far, in GB (10^9 bytes)."""
-  # Kilobytes on Linux, bytes on macOS.
-  unit = 1 if sys.platform == "darwin" else 1024
-  return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:

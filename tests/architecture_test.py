@@ -44,8 +44,7 @@ MAY_IMPORT = {
   "report_curves": set(),
   "main": {
     *("types", "workdir", "data", "train", "evaluate", "sample", "edit", "transfer"),
-    "report",
-    "plan",
+    *("report", "plan", "training"),
   },
 }
 # Networks that are not trained here: of the models, measures know these alone.

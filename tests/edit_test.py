@@ -58,7 +58,7 @@ class EditTest(parameterized.TestCase):
       mock.patch.multiple(
         workdir_lib,
         load_stage=lambda *args: self.stage,
-        load_params=lambda *args: ({}, {"fps": 10.0}),
+        load_params=lambda *args, **kwargs: ({}, {"fps": 10.0}),
       )
     )
     # What is traced cannot be noted.

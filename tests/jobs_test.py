@@ -26,7 +26,7 @@ from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import pipeline, video_io
 from lamd_jax.metrics import card as card_lib
 from lamd_jax.metrics import motion, protocol
-from lamd_jax.training import checkpoint, sharding
+from lamd_jax.training import checkpoint, health, sharding
 from lamd_jax.training import logging as training_log
 from lamd_jax.types import UserError
 
@@ -309,13 +309,13 @@ class InterruptionTest(JobsTestCase):
     folder = self.folder / "dmg" / CHECKPOINTS
     shutil.rmtree(folder / "4")
     before = snapshot(self.folder / "mcd_vae"), snapshot(folder)
-    not_a_number = {"loss": float("nan"), "grad_norm": 1.0}
+    bad = health.Bad(3, "loss is nan", ("somewhere",))
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     for owner, name, replacement, message in (
       (
-        training_log.Log,
-        "step",
-        dict(return_value=not_a_number),
+        health,
+        "find_bad",
+        dict(return_value=bad),
         "diverged: loss .* 3",
       ),
       (ocp.CheckpointManager, "save", dict(side_effect=full), "the disk is full"),

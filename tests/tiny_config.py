@@ -75,7 +75,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       sample_every=0,
     ),
   )
-  config.sample = dict(num_steps=3, eta=0.0, batch_size=8)
+  config.sample = dict(checkpoint="latest", num_steps=3, eta=0.0, batch_size=8)
   config.evaluate = dict(
     num_clips=4, samples_per_clip=2, metrics=("motion",), weights="weights"
   )

@@ -47,7 +47,9 @@ class TransferTest(parameterized.TestCase):
     self.enterContext(mock.patch.object(sharding, "make_mesh", lambda sizes: mesh))
     self.enterContext(
       mock.patch.object(
-        workdir_lib, "load_params", lambda *args: (autoencoder()[1], {"fps": FPS})
+        workdir_lib,
+        "load_params",
+        lambda *args, **kwargs: (autoencoder()[1], {"fps": FPS}),
       )
     )
 

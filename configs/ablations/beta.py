@@ -143,7 +143,9 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
   )
 
-  config.sample = dict(num_steps=pick(200, 50, 5), eta=0.0, batch_size=pick(64, 16, 4))
+  config.sample = dict(
+    checkpoint="latest", num_steps=pick(200, 50, 5), eta=0.0, batch_size=pick(64, 16, 4)
+  )
   config.evaluate = dict(
     num_clips=pick(256, 128, 4),
     samples_per_clip=1,

@@ -101,7 +101,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
   )
 
-  config.sample = dict(batch_size=pick(64, 16, 4))
+  config.sample = dict(checkpoint="latest", batch_size=pick(64, 16, 4))
   config.evaluate = dict(
     num_clips=pick(256, 128, 4),
     samples_per_clip=1,

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 from lamd_jax.nn.remat import POLICIES
 from lamd_jax.types import Config, Params, UserError
 
+# Keys of `config.sample` that jobs read; the rest is the system's.
+OF_JOBS = ("batch_size", "checkpoint")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
 
 

@@ -27,7 +27,7 @@ from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
 from lamd_jax.models.mcd_vae import MCDVAE, Content, Posterior
 from lamd_jax.models.word_encoder import WordEncoder
-from lamd_jax.systems.build import apply, build, of_computation
+from lamd_jax.systems.build import OF_JOBS, apply, build, of_computation
 from lamd_jax.systems.lamd_autoencoder import make_vae, nearest
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
@@ -336,7 +336,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
       f"dmg.model.context_pool={model.context_pool}: expected a divisor of {side}, the"
       " side of the motion latent"
     )
-  how = {k: v for k, v in config.sample.items() if k != "batch_size"}
+  how = {k: v for k, v in config.sample.items() if k not in OF_JOBS}
   sampling = build(Sampling, how, "sample")
   _check_sampling(sampling, config.data.num_frames, condition is not None)
   schedule = schedules.make_schedule(config.dmg.diffusion.schedule)

@@ -10,6 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
+from lamd_jax.nn import probe
 from lamd_jax.systems import lamd, lamd_autoencoder, vdm
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
@@ -147,3 +148,10 @@ def make_stage(config: Config, name: str, earlier: Mapping[str, Params]) -> Stag
       f"config.stages has {name!r}; {config.system} has {', '.join(stages)}"
     )
   return stages[name](config, earlier)
+
+
+def make_probe() -> Callable[[Stage, Params, Batch, PRNGKey], str]:
+  """Returns what names the first module that a loss becomes not finite in; or ""."""
+  return probe.make_probe(
+    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True)
+  )

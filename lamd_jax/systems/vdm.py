@@ -19,7 +19,7 @@ from jaxtyping import Array, Bool, Float
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.unet3d import UNet3D
-from lamd_jax.systems.build import apply, build, of_computation
+from lamd_jax.systems.build import OF_JOBS, apply, build, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
@@ -262,7 +262,7 @@ def make_base(config: Config, earlier: Mapping[str, Params]) -> VDMStage:
       f"data.num_frames={config.data.num_frames} is more than base.model.max_frames="
       f"{model.max_frames}"
     )
-  how = {k: v for k, v in config.sample.items() if k != "batch_size"}
+  how = {k: v for k, v in config.sample.items() if k not in OF_JOBS}
   sampling = build(Sampling, how, "sample")
   _check_sampling(sampling, config.data.num_frames)
   kinds: dict[str, Any] = {

@@ -1,6 +1,19 @@
-"""The record of a training: a progress bar, a file of scalars, TensorBoard."""
+"""The record of a training: a progress bar, a file of scalars, TensorBoard, wandb.
 
-from collections.abc import Mapping
+Beside what the loss gives, each logged step says how fast it goes and what holds it
+up (over the steps since the one before, saving and drawing included):
+
+steps_per_second
+examples_per_second_per_device
+data_wait          fraction of the time in which the loop waited for its next batch
+flops_per_second   of the model, over all devices; where their number is known
+mfu                the same as a fraction of what the devices can do, where it is known
+device_memory_gb   the most in use on a device of this process so far; where devices do
+                   not tell (CPU), host_memory_gb, of the process
+compile_seconds    of the first update of a run, in its first line only
+"""
+
+from collections.abc import Iterator, Mapping
 import contextlib
 import json
 import math
@@ -21,11 +34,13 @@ from tensorboardX.proto.event_pb2 import (
 )
 import tqdm
 
+from lamd_jax.training import memory, wandb_run
 from lamd_jax.training.disk import explain_full_disk
 
 Folder = str | os.PathLike[str]
 SCALARS = "scalars.jsonl"
 TENSORBOARD = "tensorboard"
+NOTABLE_WAIT = 0.1  # Fraction of the time that is worth a word on the screen.
 
 
 class Log:
@@ -39,6 +54,7 @@ class Log:
 
   Attributes:
     scalars: The last logged step's, on the host; empty before the first.
+    window: Number and metrics of each update that they are a mean over.
   """
 
   def __init__(
@@ -47,8 +63,12 @@ class Log:
     *,
     total_steps: int,
     log_every: int,
+    batch_size: int = 1,
     start_step: int = 0,
     seconds: float = 0.0,
+    flops_per_step: float | None = None,
+    peak_flops: float | None = None,
+    wandb: str = "",
     quiet_seconds: float = 30.0,
     stream: Any = None,
   ):
@@ -58,12 +78,17 @@ class Log:
       folder: The stage's folder; its name is shown with the progress.
       total_steps: Updates in the whole training.
       log_every: Updates between logged steps; the last one is always logged.
+      batch_size: Examples in an update, over all devices.
       start_step: Updates made by earlier runs.
       seconds: Spent by earlier runs, from the checkpoint.
+      flops_per_step: Floating point operations of an update, over all devices.
+      peak_flops: What all devices together can do in a second.
+      wandb: Project of Weights and Biases that gets scalars and pictures too.
       quiet_seconds: Between lines where there is no terminal.
       stream: Text file that progress goes to; stderr by default.
     """
     self.scalars: dict[str, float] = {}
+    self.window: list[tuple[int, Mapping[str, Any]]] = []
     self._total_steps = total_steps
     self._log_every = log_every
     self._quiet_seconds = quiet_seconds
@@ -71,14 +96,20 @@ class Log:
     self._earlier_seconds = seconds
     self._start = self._window_start = time.monotonic()
     self._next_line = self._start
-    self._window: list[Mapping[str, Any]] = []
+    self._waited = 0.0  # In this window.
+    self._pending: list[tuple[int, Mapping[str, Any]]] = []
+    self._batch_size = batch_size
+    self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
     self._step = start_step
     self._has_stepped = False
+    self._compile_seconds: float | None = None
     self._name = pathlib.Path(folder).name
     self._is_writer = jax.process_index() == 0
     self._folder = pathlib.Path(folder)
-    self._file = self._tensorboard = None
+    self._file = self._tensorboard = self._wandb = None
     if self._is_writer:
+      if wandb:
+        self._wandb = wandb_run.WandbRun(wandb, self._folder)
       with explain_full_disk(self._folder):
         self._file = _open_to_append(self._folder / SCALARS)
         self._tensorboard = _TensorBoard(self._folder / TENSORBOARD, start_step)
@@ -98,6 +129,15 @@ class Log:
     """Wall time spent on this training, in all runs together."""
     return self._earlier_seconds + time.monotonic() - self._start
 
+  @contextlib.contextmanager
+  def waiting(self) -> Iterator[None]:
+    """Counts what happens inside as waiting for data."""
+    begun = time.monotonic()
+    try:
+      yield
+    finally:
+      self._waited += time.monotonic() - begun
+
   def step(
     self, step: int, metrics: Mapping[str, Any], *, now: bool = False
   ) -> dict[str, float] | None:
@@ -105,28 +145,34 @@ class Log:
 
     Args:
       step: Updates made, this one included.
-      metrics: Scalars, on devices.
+      metrics: On devices. Scalars are recorded; vectors, such as the norm of each
+        array of the gradient, are only kept in `window`.
       now: Log this step whatever its number, as before a checkpoint.
 
     Returns:
       The scalars, on the host, if the step is logged; otherwise None.
     """
-    if not self._has_stepped:  # Compiling is over: it says nothing of the pace.
-      self._has_stepped, self._window_start = True, time.monotonic()
-    self._window.append(metrics)
+    if not self._has_stepped:
+      self._has_stepped = True
+      # Compiling is over: it says nothing of the pace.
+      begun, self._window_start = self._window_start, time.monotonic()
+      self._compile_seconds = self._window_start - begun - self._waited
+      self._waited = 0.0
+    self._pending.append((step, metrics))
     self._bar.update(step - self._step)
     self._step = step
     if not (now or step % self._log_every == 0 or step >= self._total_steps):
       return None
-    fetched = jax.device_get(self._window)  # Waits for the devices.
+    self.window = jax.device_get(self._pending)  # Waits for the devices.
     elapsed = time.monotonic() - self._window_start
     self.scalars = {
-      name: float(np.mean([metrics[name] for metrics in fetched], dtype=np.float64))
-      for name in fetched[-1]
+      name: float(np.mean([metrics[name] for _, metrics in self.window], dtype=float))
+      for name, value in self.window[-1][1].items()
+      if np.ndim(value) == 0
     }
-    self.scalars["steps_per_second"] = len(fetched) / max(elapsed, 1e-9)
-    self._window, self._window_start = [], time.monotonic()
-    self._write(step)
+    self.scalars |= self._pace(len(self.window), max(elapsed, 1e-9))
+    self._pending, self._window_start, self._waited = [], time.monotonic(), 0.0
+    self._write(step, self.scalars)
     self._show(step)
     return dict(self.scalars)
 
@@ -139,10 +185,18 @@ class Log:
     """
     if values:
       self.scalars |= values
-      self._write(step)  # The line takes the place of the one before.
+      self._write(step, values)  # The line takes the place of the one before.
+
+  def rewind(self, step: int) -> None:
+    """Goes back to an earlier step: what is logged next replaces what came after it."""
+    self._bar.update(step - self._step)
+    self._step, self._pending = step, []
+    if self._tensorboard:
+      with explain_full_disk(self._folder):
+        self._tensorboard.forget_after(step)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Adds a picture to TensorBoard.
+    """Adds a picture to TensorBoard, and to wandb.
 
     Args:
       step: Updates made.
@@ -152,6 +206,8 @@ class Log:
     if self._tensorboard:
       with explain_full_disk(self._folder):
         self._tensorboard.write(step, summary.image(name, image, dataformats="HWC"))
+    if self._wandb:
+      self._wandb.image(step, name, image)
 
   def message(self, text: str) -> None:
     """Prints a line without tearing the progress bar apart."""
@@ -162,7 +218,7 @@ class Log:
     """Closes bar and files."""
     self._bar.close()
     with explain_full_disk(self._folder), contextlib.ExitStack() as stack:
-      for file in filter(None, (self._tensorboard, self._file)):
+      for file in filter(None, (self._tensorboard, self._file, self._wandb)):
         stack.callback(file.close)  # Each, even where the other fails.
 
   def __enter__(self) -> "Log":
@@ -171,7 +227,25 @@ class Log:
   def __exit__(self, *unused) -> None:
     self.close()
 
-  def _write(self, step: int) -> None:
+  def _pace(self, count: int, elapsed: float) -> dict[str, float]:
+    """How fast so many steps went in so many seconds, and what they took."""
+    rate = count / elapsed
+    pace = {
+      "steps_per_second": rate,
+      "examples_per_second_per_device": rate * self._batch_size / jax.device_count(),
+      "data_wait": min(self._waited / elapsed, 1.0),
+      **memory.peak(),
+    }
+    if self._flops_per_step:
+      pace["flops_per_second"] = rate * self._flops_per_step
+      if self._peak_flops:
+        pace["mfu"] = pace["flops_per_second"] / self._peak_flops
+    if self._compile_seconds is not None:
+      pace["compile_seconds"], self._compile_seconds = self._compile_seconds, None
+    return pace
+
+  def _write(self, step: int, values: Mapping[str, float]) -> None:
+    """Writes the line of a step; to TensorBoard and wandb what is new in it."""
     if not (self._file and self._tensorboard):
       return
     line = {"step": step, "seconds": round(self.seconds, 3)}
@@ -180,9 +254,11 @@ class Log:
     with explain_full_disk(self._folder):
       self._file.write(json.dumps(line, allow_nan=False) + "\n")
       self._file.flush()
-      for name, value in self.scalars.items():
+      for name, value in values.items():
         self._tensorboard.write(step, summary.scalar(name, value))
       self._tensorboard.flush()
+    if self._wandb:
+      self._wandb.scalars(step, values)
 
   def _show(self, step: int) -> None:
     loss = f"{self.scalars.get('loss', math.nan):.4g}"
@@ -195,10 +271,19 @@ class Log:
     left = self._bar.format_interval((self._total_steps - step) / rate)
     print(
       f"{self._name} step {step}/{self._total_steps}, loss {loss},"
-      f" {rate:.3g} steps/s, {left} left",
+      f" {rate:.3g} steps/s{self._remarks()}, {left} left",
       file=self._stream,
       flush=True,
     )
+
+  def _remarks(self) -> str:
+    """What of the pace is worth a look while it runs."""
+    remarks = ""
+    if (mfu := self.scalars.get("mfu")) is not None:
+      remarks += f", {mfu:.0%} of the devices' peak"
+    if (wait := self.scalars["data_wait"]) >= NOTABLE_WAIT:
+      remarks += f", {wait:.0%} waiting for data"
+    return remarks
 
 
 def read_scalars(path: Folder) -> list[dict[str, Any]]:
@@ -239,9 +324,13 @@ class _TensorBoard:
     folder.mkdir(parents=True, exist_ok=True)
     # The name holds the time in seconds: too little for two starts in one second.
     self._writer = EventsWriter(str(folder / "events"), f".{start_step}")
-    if start_step:  # Tells TensorBoard to forget what came after this step.
-      start = SessionLog(status=SessionLog.START)
-      self._write(Event(step=start_step, session_log=start))
+    if start_step:
+      self.forget_after(start_step)
+
+  def forget_after(self, step: int) -> None:
+    """Tells TensorBoard to forget what came after this step."""
+    start = SessionLog(status=SessionLog.START)
+    self._write(Event(step=step, session_log=start))
 
   def write(self, step: int, value: Any) -> None:
     self._write(Event(step=step, summary=value))

@@ -1,14 +1,18 @@
-"""One update: gradient, of a batch at once or part by part; optimizer, average."""
+"""One update: gradient, of a batch at once or part by part; optimizer, average.
+
+An update whose loss or gradient is not finite changes nothing: parameters, average
+and optimizer stay as they were, and `step` goes on. This is decided on the device;
+the metrics tell it to `training.health`, which looks when they are logged.
+"""
 
 from collections.abc import Callable, Mapping
 import dataclasses
-import math
 from typing import Any, TypeVar
 
 from einops import rearrange
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 import optax
 
 from lamd_jax.training.state import AdversarialState, TrainState
@@ -51,7 +55,8 @@ def make_train_step(
     PyTree whose leaves are frozen arrays, such as an earlier stage's parameters:
     as an argument they are inputs of the compiled program, closed over they would
     be constants inside it. Metrics are those of the loss and `loss`, `grad_norm`
-    (before clipping) and `learning_rate`.
+    (before clipping), `learning_rate`, and `grad_norms`, a vector with the norm of
+    each array of the gradient.
   """
 
   def train_step(state: TrainState, batch: Batch, root_key: PRNGKey, stage: Any):
@@ -62,10 +67,11 @@ def make_train_step(
       return grad_fn(stage, state.params, batch, key), ()
 
     ((loss, metrics), grads), _ = _by_parts(gradients, batch, key, accumulate)
-    metrics = {**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics = {**metrics, "loss": loss, **_norms(grads)}
     if learning_rate_fn is not None:
       metrics["learning_rate"] = learning_rate_fn(state.step)
-    return _updated(state, grads, tx, ema_decay), metrics
+    is_finite = _is_finite(loss, metrics)
+    return _updated(state, grads, tx, ema_decay, is_finite), metrics
 
   return train_step
 
@@ -118,7 +124,10 @@ def make_adversarial_step(
       rows = (batch, decoded)
       ((loss, metrics), grads), _ = _by_parts(critic_gradients, rows, key, accumulate)
       updates, opt_state = tx.update(grads, opt_state, params)
-      return (optax.apply_updates(params, updates), opt_state), loss, metrics
+      updated = optax.apply_updates(params, updates), opt_state
+      norms = _norms(grads)
+      metrics |= {f"critic_{name}": norm for name, norm in norms.items()}
+      return _either(_is_finite(loss, norms), updated, critic), loss, metrics
 
     critic = (state.critic_params, state.critic_opt_state)
     found = jax.eval_shape(update_critic, critic)
@@ -127,10 +136,10 @@ def make_adversarial_step(
       state.step >= stage.critic_start, update_critic, lambda c: (c, *zeros), critic
     )
     metrics = {**metrics, **critic_metrics, "critic_loss": critic_loss}
-    metrics |= {"loss": loss, "grad_norm": optax.tree.norm(grads)}
+    metrics |= {"loss": loss, **_norms(grads)}
     if learning_rate_fn is not None:
       metrics["learning_rate"] = learning_rate_fn(state.step)
-    state = _updated(state, grads, tx, ema_decay)
+    state = _updated(state, grads, tx, ema_decay, _is_finite(loss, metrics))
     params, opt_state = critic
     state = dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state)
     return state, metrics
@@ -174,20 +183,41 @@ def _by_parts(
   return jax.tree.map(lambda x: x / count, total), jax.tree.map(join, rows)
 
 
+def _norms(grads: Params) -> dict[str, Array]:
+  """The gradient's norm, and before that those of its arrays: a sum on the way."""
+  squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(grads)]
+  norms = jnp.sqrt(jnp.stack(squares))
+  return {"grad_norm": jnp.sqrt(sum(squares)), "grad_norms": norms}
+
+
+def _is_finite(loss: Float[Array, ""], norms: Mapping[str, Array]) -> Bool[Array, ""]:
+  return jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])
+
+
+def _either(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
+  """One of two trees of the same arrays."""
+  return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+
+
 def _updated(
-  state: State, grads: Params, tx: optax.GradientTransformation, ema_decay: float
+  state: State,
+  grads: Params,
+  tx: optax.GradientTransformation,
+  ema_decay: float,
+  is_finite: Bool[Array, ""],
 ) -> State:
   """The state after one update of the parameters, and of their average."""
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   decay = ema_decay_at(state.step, ema_decay)
-  return dataclasses.replace(
+  updated = dataclasses.replace(
     state,
-    step=state.step + 1,
     params=params,
     ema_params=optax.incremental_update(params, state.ema_params, 1.0 - decay),
     opt_state=opt_state,
   )
+  kept = _either(is_finite, updated, state)
+  return dataclasses.replace(kept, step=state.step + 1)
 
 
 def check_accumulate(accumulate: int, batch_size: int, shards: int) -> None:
@@ -209,22 +239,3 @@ def check_accumulate(accumulate: int, batch_size: int, shards: int) -> None:
     f"accumulate={accumulate} does not divide the {rows} of {batch_size} examples that"
     f" each device has; nearest: {nearest}"
   )
-
-
-def check_finite(step: int, scalars: Mapping[str, Any]) -> None:
-  """Stops a run whose loss or gradient is no longer a number.
-
-  Args:
-    step: Where it was seen, for the message.
-    scalars: Metrics of the update, on the host.
-
-  Raises:
-    UserError: `loss`, `grad_norm` or `critic_loss` is infinite or not a number.
-  """
-  for name in ("loss", "grad_norm", "critic_loss"):
-    if name in scalars and not math.isfinite(scalars[name]):
-      raise UserError(
-        f"training diverged: {name} is {scalars[name]} at step {step}; lower"
-        " learning_rate or clip_norm, or raise warmup_steps, and start the stage"
-        " again (checkpoints already written are from before)"
-      )

@@ -1,24 +1,36 @@
-"""Kills training at random moments, starts it again, and compares the outcome.
+"""Ends a job at random moments, starts it again, and compares the outcome.
 
-    JAX_PLATFORMS=cpu python tests/benchmarks/kill_and_resume.py --kills=3
+    JAX_PLATFORMS=cpu python tests/benchmarks/kill_and_resume.py --kills=20
 
-Trains once without interruption. Then trains again in another folder with the same
-command, sends it SIGKILL at random moments (one of them while a checkpoint is being
-written) and starts it anew, until it is done. Every array of the last checkpoints
-must be equal to the last bit: parameters, averages and optimizer. Exits with status
-1 if one is not. Further arguments go to the training:
+Runs the whole job (training, samples, evaluation, report) once without interruption.
+Then, in other folders, the same command is ended and started again until it is done:
+
+SIGKILL, SIGTERM   at random moments
+during a save      SIGKILL while a checkpoint is being written
+during the rest    SIGKILL or SIGTERM while it samples, evaluates or writes the report
+a full disk        the folder lies on a tmpfs that is grown only after the job has ended
+                   by itself; needs root, is left out with a reason without
+
+In a folder several ends follow each other, because later ones meet what earlier ones
+left. Every array of the last checkpoints must be equal to the last bit: parameters,
+averages and optimizer; so must the samples. A row for each end; status 1 unless all are
+equal. By default the smallest configuration of the tests, so that the job is mostly
+starting up; further arguments go to the job:
 
     python tests/benchmarks/kill_and_resume.py -- --config.mcd_vae.train.steps=40
 """
 
 import argparse
 import contextlib
+import os
 import pathlib
 import random
+import signal
 import subprocess
 import sys
 import tempfile
 import time
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -26,24 +38,59 @@ import orbax.checkpoint as ocp
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 WRITING = "*/checkpoints/*orbax-checkpoint-tmp*"
+PER_FOLDER = 5  # Ends in one folder, before it may be done.
 
 
-def start(arguments, workdir, config):
-  """Starts training in a process of its own; its log goes beside the folder."""
-  command = [sys.executable, "-m", "lamd_jax.main", f"--config={config}"]
-  command += ["--mode=train", f"--workdir={workdir}", *arguments]
-  with workdir.with_suffix(".log").open("a") as log:
-    return subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=log)
+class Row(NamedTuple):
+  """One end of a job, and where the next start went on."""
+
+  folder: int
+  how: str
+  after: str
+  doing: str
+  resumed: str
 
 
-def newest(workdir):
-  """The newest finished step of each stage, by name."""
-  steps: dict[str, int] = {}
+class Job:
+  """The command line in a process of its own; its log goes outside what may be full."""
+
+  def __init__(self, arguments, workdir, config):
+    self.log = workdir.parent.with_suffix(".log")
+    self.begin = self.log.stat().st_size if self.log.exists() else 0
+    command = [sys.executable, "-m", "lamd_jax.main", f"--config={config}"]
+    command += [f"--workdir={workdir}", *arguments]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
+    with self.log.open("a") as log:
+      self.process = subprocess.Popen(
+        command, cwd=ROOT, stdout=log, stderr=log, env=environment
+      )
+    self.started = time.monotonic()
+
+  def text(self):
+    """What this start has said so far."""
+    with self.log.open() as log:
+      log.seek(self.begin)
+      return log.read()
+
+  def is_running(self):
+    return self.process.poll() is None
+
+  def end(self, number):
+    """Sends a signal, waits, and returns after how long it was sent."""
+    after = f"{time.monotonic() - self.started:.1f} s"
+    self.process.send_signal(number)
+    self.process.wait()
+    return after
+
+
+def steps_of(workdir):
+  """The finished steps of each stage, by name."""
+  found: dict[str, int] = {}
   for path in workdir.glob("*/checkpoints/*"):
     if path.name.isdigit():
       stage = path.parents[1].name
-      steps[stage] = max(steps.get(stage, 0), int(path.name))
-  return steps
+      found[stage] = max(found.get(stage, 0), int(path.name))
+  return found
 
 
 def writing(workdir):
@@ -55,104 +102,220 @@ def writing(workdir):
   return found
 
 
-def watch(process, workdir, leftovers, *, seconds=None, saves=0):
-  """Waits for a moment to kill: after so many seconds, or in the n-th save.
+def doing(job, workdir, leftovers):
+  """What a job is at, from what it has said and what is new in its folder."""
+  new = [v for k, v in writing(workdir).items() if k not in leftovers]
+  if new:
+    return f"saving {max(new)}"
+  text = job.text()
+  for words, what in (
+    ("report:", "ending"),
+    (" = ", "writing figures and report"),
+    ("wrote ", "evaluating"),
+    ("samples are already there", "evaluating"),
+  ):
+    if words in text:
+      return what
+  steps = steps_of(workdir)
+  if "work folder" not in text:
+    return "starting"
+  return f"training or sampling, saved {steps}" if steps else "training"
 
-  Args:
-    process: The training.
-    workdir: Its folder.
-    leftovers: `writing` of the time before it was started.
-    seconds: To wait.
-    saves: How many checkpoints to see being written, where `seconds` is None.
 
-  Returns:
-    What was just being written, "" if nothing; None if the training ended first.
+def has_trained(workdir, stages):
+  """Whether every stage has its last checkpoint."""
+  found = steps_of(workdir)
+  return all(found.get(name, 0) >= last for name, last in stages.items())
+
+
+def wait_for(job, condition):
+  """Waits until something holds; False if the job ended first."""
+  while job.is_running():
+    if condition():
+      return True
+    time.sleep(0.002)
+  return False
+
+
+def end_once(how, job, workdir, leftovers, rng, duration, stages):
+  """Ends a job in one of the ways; (after, doing), or None if it was done first."""
+  new = lambda: [k for k in writing(workdir) if k not in leftovers]
+  seconds = rng.uniform(0.25, 1.0) * duration
+  number = signal.SIGTERM if "SIGTERM" in how else signal.SIGKILL
+  if "save" in how:
+    nth, seen = rng.randint(1, 3), set()
+    reached = wait_for(job, lambda: seen.update(new()) or (len(seen) >= nth and new()))
+  elif "sampling" in how:  # Or evaluation, or the report: whatever comes after.
+    reached = wait_for(job, lambda: has_trained(workdir, stages))
+    pause = rng.uniform(0.0, 0.25) * duration
+    reached = reached and not wait_for_end(job, pause)
+  else:
+    reached = wait_for(job, lambda: time.monotonic() - job.started >= seconds)
+  if not reached:
+    return None
+  what = doing(job, workdir, leftovers)
+  return job.end(number), what
+
+
+def wait_for_end(job, seconds):
+  """Waits at most so long; True if the job ended."""
+  with contextlib.suppress(subprocess.TimeoutExpired):
+    job.process.wait(seconds)
+  return not job.is_running()
+
+
+@contextlib.contextmanager
+def small_disk(folder, step):
+  """A tmpfs of so many bytes; yields a function that makes it larger by as many.
+
+  None where it cannot be.
   """
-  begin, seen = time.monotonic(), set()
-  while process.poll() is None:
-    new = {k: v for k, v in writing(workdir).items() if k not in leftovers}
-    seen |= set(new.values())
-    if new and seconds is None and len(seen) >= saves:
-      return max(new.values())
-    if seconds is not None and time.monotonic() - begin >= seconds:
-      return max(new.values(), default="")
-    time.sleep(0.001)
-  return None
+  folder.mkdir(parents=True)
+  size = step
+  mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)]
+  done = subprocess.run(mount, capture_output=True, text=True)
+  if done.returncode:
+    print(f"no full disk: {done.stderr.strip() or 'mount failed'}")
+    yield None
+    return
+
+  def grow():
+    nonlocal size
+    size += step
+    options = f"remount,size={size}"
+    subprocess.run(["mount", "-o", options, str(folder)], check=True)
+    return size
+
+  try:
+    yield grow
+  finally:
+    subprocess.run(["umount", str(folder)], check=True)
 
 
-def differences(a, b, stage):
-  """Counts (arrays, arrays that differ) in the last checkpoints of a stage."""
-  states = []
-  for workdir in (a, b):
-    path = workdir / stage / "checkpoints" / str(newest(workdir)[stage]) / "state"
-    with ocp.StandardCheckpointer() as checkpointer:
-      states.append(checkpointer.restore(path.absolute()))
-  leaves = [jax.tree_util.tree_flatten_with_path(state)[0] for state in states]
-  names = [[path for path, _ in pairs] for pairs in leaves]
-  assert names[0] == names[1], "the checkpoints hold different arrays"
+def arrays_of(workdir, stage):
+  """Every array of the last checkpoint of a stage, by name."""
+  path = workdir / stage / "checkpoints" / str(steps_of(workdir)[stage]) / "state"
+  with ocp.StandardCheckpointer() as checkpointer:
+    state = checkpointer.restore(path.absolute())
+  leaves = jax.tree_util.tree_leaves_with_path(state)
+  return {jax.tree_util.keystr(p): np.asarray(x).tobytes() for p, x in leaves}
+
+
+def samples_of(workdir):
+  """The arrays of the clips, without what tells of time."""
+  with np.load(workdir / "samples/clips.npz", allow_pickle=False) as file:
+    return {name: file[name].tobytes() for name in file.files if name != "seconds"}
+
+
+def are_equal(whole, workdir):
+  """Whether all arrays are, to the last bit; prints those that are not."""
+  pairs = [(s, arrays_of(whole, s), arrays_of(workdir, s)) for s in steps_of(whole)]
+  pairs.append(("samples", samples_of(whole), samples_of(workdir)))
   different = [
-    jax.tree_util.keystr(path)
-    for (path, x), (_, y) in zip(*leaves, strict=True)
-    if np.asarray(x).tobytes() != np.asarray(y).tobytes()
+    f"{what} {name}"
+    for what, a, b in pairs
+    for name in a.keys() | b.keys()
+    if a.get(name) != b.get(name)
   ]
   for name in different:
-    print(f"  differs: {stage} {name}")
-  return len(names[0]), len(different)
+    print(f"  differs in {workdir.name}: {name}")
+  return not different
+
+
+def go_on(line, job):
+  """What the log says of where a stage went on, in short."""
+  said = [x.strip() for x in job.text().splitlines() if line in x]
+  return "; ".join(said) or "from the start, or with what was done"
+
+
+def run_folder(number, ways, args, workdir, rng, duration, stages, grow=None):
+  """Ends a job in one folder in these ways, until it is done; returns rows."""
+  rows, pending = [], list(ways)
+  for _ in range(10 * len(ways) + 10):
+    leftovers = writing(workdir)
+    job = Job(args.arguments, workdir, args.config)
+    how = pending[0] if pending else ""
+    if how and how != "full disk":
+      ended = end_once(how, job, workdir, leftovers, rng, duration, stages)
+    else:
+      ended = None
+    status = job.process.wait()
+    if rows and not rows[-1].resumed:
+      rows[-1] = rows[-1]._replace(resumed=go_on("goes on at step", job))
+    if ended is not None:
+      rows.append(Row(number, how, *ended, ""))
+      pending.pop(0)
+    elif status == 0:
+      break
+    elif "the disk is full" in job.text() and grow:
+      after = f"{time.monotonic() - job.started:.1f} s"
+      rows.append(Row(number, "full disk", after, f"disk now {grow() >> 10} KiB", ""))
+      pending = pending[1:]
+    else:
+      raise RuntimeError(f"{job.log} says why this start failed:\n{job.text()[-3000:]}")
+  else:
+    raise RuntimeError(f"{workdir} is never done")
+  return rows
 
 
 def main():
-  """Runs both trainings; returns the exit status."""
+  """Runs all; returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--config", default="configs/quickstart.py:smoke")
-  parser.add_argument("--kills", type=int, default=3)
+  parser.add_argument("--config", default=str(ROOT / "tests/tiny_config.py"))
+  parser.add_argument("--kills", type=int, default=20)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("arguments", nargs="*")
   args = parser.parse_args()
   rng = random.Random(args.seed)
+  kinds = ["SIGKILL", "SIGTERM", "SIGKILL in a save", "SIGKILL while sampling or after"]
+  kinds += ["SIGTERM while sampling or after"]
   with tempfile.TemporaryDirectory() as temporary:
-    whole, killed = (pathlib.Path(temporary) / name for name in ("whole", "killed"))
-    begin = time.monotonic()
-    if start(args.arguments, whole, args.config).wait():
-      print(whole.with_suffix(".log").read_text())
-      return 1
-    duration = time.monotonic() - begin
-    print(f"uninterrupted: {duration:.0f} s, {newest(whole)}")
-    print("| start | killed after | while writing | newest whole checkpoints |")
-    print("|---|---|---|---|")
-    kills = 0
-    for number in range(1, 20 * args.kills):
-      leftovers = writing(killed)
-      process = start(args.arguments, killed, args.config)
-      begin, seen = time.monotonic(), None
-      # The second one in the middle of a checkpoint, the others at any moment.
-      if kills == 1:
-        seen = watch(process, killed, leftovers, saves=rng.randint(1, 3))
-      elif kills < args.kills:
-        seconds = rng.uniform(0.3, 0.6) * duration
-        seen = watch(process, killed, leftovers, seconds=seconds)
-      if seen is None:
-        status, after = process.wait(), "not killed"
-        if status:
-          print(killed.with_suffix(".log").read_text())
-          return 1
-      else:
-        process.kill()
-        process.wait()
-        kills += 1
-        after = f"{time.monotonic() - begin:.1f} s"
-      print(f"| {number} | {after} | {seen or '-'} | {newest(killed)} |", flush=True)
-      if seen is None:
-        break
-    print("| stage | arrays | different |\n|---|---|---|")
-    different = 0
-    for stage in newest(whole):
-      counts = differences(whole, killed, stage)
-      different += counts[1]
-      print(f"| {stage} | {counts[0]} | {counts[1]} |")
-  if kills < args.kills:
-    print(f"only {kills} kills: the training was over before the others")
-  print("equal to the last bit" if not different else "NOT equal")
-  return int(bool(different) or kills < args.kills)
+    root = pathlib.Path(temporary)
+    # Compiled programs are kept from one start to the next, which changes no number.
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(root / "compiled"))
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+    whole, again = root / "whole/run", root / "again/run"
+    for run in (whole, again):  # The second one has the compiled programs.
+      run.parent.mkdir()
+      begin = time.monotonic()
+      job = Job(args.arguments, run, args.config)
+      if job.process.wait():
+        print(job.text())
+        return 1
+      duration = time.monotonic() - begin
+    stages = steps_of(whole)
+    size = sum(x.stat().st_size for x in whole.rglob("*") if x.is_file())
+    print(f"uninterrupted: {duration:.0f} s, {size >> 10} KiB, {stages}", flush=True)
+    all_equal = are_equal(whole, again)
+    print("| # | folder | how | sent after | doing | next start | equal |")
+    print("|---|---|---|---|---|---|---|")
+    count = number = 0
+    while count < args.kills:
+      number += 1
+      left = min(PER_FOLDER, args.kills - count)
+      with contextlib.ExitStack() as stack:
+        grow, workdir = None, root / f"killed_{number}" / "run"
+        workdir.parent.mkdir()
+        ways = [kinds[(count + i) % len(kinds)] for i in range(left)]
+        # They happen one after the other: what is only done at the end comes last.
+        ways.sort(key=lambda way: "sampling" in way)
+        if number == 2:
+          # Full so often, and a last time not, whatever a file takes beyond its bytes.
+          disk = stack.enter_context(small_disk(root / "disk", size // (left + 1)))
+          if grow := disk:
+            workdir, ways = root / "disk" / "run", ["full disk"] * left
+        rows = run_folder(number, ways, args, workdir, rng, duration, stages, grow)
+        equal = are_equal(whole, workdir)
+      all_equal &= equal
+      for row in rows:
+        count += 1
+        cells = [count, *row, "yes" if equal else "NO"]
+        print("| " + " | ".join(map(str, cells)) + " |", flush=True)
+      if not rows:
+        print("a job was over before it could be ended; give it more steps")
+        return 1
+  print(f"{count} ends;", "all equal to the last bit" if all_equal else "NOT equal")
+  return int(not all_equal)
 
 
 if __name__ == "__main__":

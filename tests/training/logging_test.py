@@ -7,6 +7,7 @@ import os
 import pathlib
 import struct
 import tempfile
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax.numpy as jnp
@@ -60,9 +61,58 @@ class LogTest(parameterized.TestCase):
     self.assertEqual(self.losses(), {2: 1.5, 4: 3.5, 5: 5.0})
     self.assertEqual([x and x["loss"] for x in returned], [None, 1.5, None, 3.5, 5.0])
     line = logging.read_scalars(self.folder / "scalars.jsonl")[0]
-    self.assertEqual(
-      set(line), {"step", "seconds", "loss", "grad_norm", "steps_per_second"}
-    )
+    pace = {"steps_per_second", "examples_per_second_per_device", "data_wait"}
+    pace |= {"host_memory_gb", "compile_seconds"}
+    self.assertEqual(set(line), {"step", "seconds", "loss", "grad_norm"} | pace)
+
+  def test_vectors_are_kept_for_those_who_ask_and_not_recorded(self):
+    with self.log() as log:
+      for step in (1, 2):
+        log.step(step, {"loss": jnp.array(1.0), "grad_norms": jnp.arange(3) * step})
+      self.assertEqual([number for number, _ in log.window], [1, 2])
+      np.testing.assert_array_equal(log.window[1][1]["grad_norms"], [0, 2, 4])
+    self.assertNotIn("grad_norms", logging.read_scalars(self.folder)[0])
+
+  def test_the_pace_is_arithmetic_of_time_and_work(self):
+    now = 100.0
+    kwargs = dict(batch_size=24, flops_per_step=6e9, peak_flops=2e11)
+    with (
+      mock.patch.object(logging.time, "monotonic", lambda: now),
+      self.log(total_steps=12, log_every=5, **kwargs) as log,
+    ):
+      for step in range(1, 11):
+        with log.waiting():
+          now += 0.25  # For data.
+        now += 20.0 if step == 1 else 0.75  # The first one compiles.
+        log.step(step, {"loss": jnp.array(1.0)})
+    first, second = logging.read_scalars(self.folder)
+    self.assertEqual(first["compile_seconds"], 20.0)
+    self.assertNotIn("compile_seconds", second)
+    self.assertEqual(first["steps_per_second"], 5 / 4)  # The first is not in the time.
+    self.assertEqual(second["steps_per_second"], 1.0)
+    self.assertEqual(second["data_wait"], 0.25)
+    # 24 examples a second on the 8 devices of tests.
+    self.assertEqual(second["examples_per_second_per_device"], 3.0)
+    self.assertEqual(second["flops_per_second"], 6e9)
+    self.assertAlmostEqual(second["mfu"], 0.03)
+    lines = self.stream.getvalue().splitlines()
+    remarks = "1.25 steps/s, 4% of the devices' peak, 25% waiting for data, 00:05 left"
+    self.assertEndsWith(lines[0], remarks)
+
+  def test_going_back_takes_the_place_of_what_came_after(self):
+    with self.log(total_steps=8) as log:
+      for step in (1, 2, 3, 4):
+        log.step(step, {"loss": jnp.array(float(step))})
+      log.rewind(2)
+      for step in (3, 4, 5, 6):
+        log.step(step, {"loss": jnp.array(-float(step))})
+    self.assertEqual(self.losses(), {2: 1.5, 4: -3.5, 6: -5.5})
+    starts = [
+      e.step
+      for e in read_events(self.folder / "tensorboard")
+      if e.session_log.status == 1
+    ]
+    self.assertEqual(starts, [2])
 
   def test_the_host_asks_for_numbers_only_when_it_logs(self):
     class Device(float):
