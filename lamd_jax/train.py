@@ -24,7 +24,16 @@ from lamd_jax.data import pipeline, sources, video_io
 from lamd_jax.metrics import motion
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import checkpoint, disk, optimizer, preemption, sharding, step
+from lamd_jax.training import (
+  checkpoint,
+  disk,
+  examples,
+  optimizer,
+  preemption,
+  processes,
+  sharding,
+  step,
+)
 from lamd_jax.training import logging as training_log
 from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import Batch, Config, Params, PRNGKey, UserError
@@ -66,6 +75,10 @@ def check(config: Config) -> None:
   if set(config.run) != set(RUN_KEYS):
     raise UserError(
       f"config.run has {', '.join(sorted(config.run))}; expected {', '.join(RUN_KEYS)}"
+    )
+  if not isinstance(config.run.log_examples, bool):
+    raise UserError(
+      f"run.log_examples={config.run.log_examples}: expected True or False"
     )
   for i, name in enumerate(config.stages):
     stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
@@ -161,7 +174,8 @@ def _is_trained(
 ) -> bool:
   """Whether a stage has its last checkpoint, and it can be read."""
   steps = config[name].train.steps
-  if (checkpoint.latest_step(workdir / name / workdir_lib.CHECKPOINTS) or 0) < steps:
+  latest = checkpoint.latest_step(workdir / name / workdir_lib.CHECKPOINTS) or 0
+  if not processes.as_first_sees(latest >= steps):
     return False
   _, meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
   if meta["step"] < steps:
@@ -278,13 +292,16 @@ def train_stage(
         start_step=first,
         seconds=earlier_seconds,
       ) as log,
+      examples.Log(folder, is_on=config.run.log_examples) as seen,
       preemption.stop_on_signals() as stop,
     ):
       for number in range(first + 1, values.steps + 1):
-        batch = sharding.shard_batch(sharding.local_part(next(batches)), mesh)
+        part = sharding.local_part(next(batches))
+        seen.write(number, jax.process_index() * len(part["index"]), part["index"])
+        batch = sharding.shard_batch(part, mesh)
         state, metrics = train_step(state, batch, step_key, stage)
         is_last = number == values.steps
-        is_stop = bool(stop)  # Once: a signal may come at any time.
+        is_stop = stop.after_update()  # Once: a signal may come at any time.
         is_save = is_last or is_stop or number % values.checkpoint_every == 0
         is_drawn = is_last or number % (values.sample_every or values.steps) == 0
         scalars = log.step(number, metrics, now=is_save or is_drawn)

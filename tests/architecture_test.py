@@ -42,7 +42,7 @@ MAY_IMPORT = {
   "report_curves": set(),
   "main": {
     *("types", "workdir", "data", "train", "evaluate", "sample", "edit", "transfer"),
-    "report",
+    *("report", "training"),
   },
 }
 # Networks that are not trained here: of the models, measures know these alone.

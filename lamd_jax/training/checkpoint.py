@@ -21,6 +21,7 @@ from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
+from lamd_jax.training import processes
 from lamd_jax.training.disk import explain_full_disk, is_full_disk
 from lamd_jax.training.state import TrainState
 from lamd_jax.types import Params, UserError
@@ -36,10 +37,19 @@ class Manager(ocp.CheckpointManager):
 
   has_failed_reads = False
 
+  def reached_preemption(self, step: int) -> bool:
+    """No: when to save is asked by the loop, whose count this would disturb."""
+    del step
+    return False
+
 
 @contextlib.contextmanager
 def open_manager(
-  folder: Folder, *, max_to_keep: int = 2, read_only: bool = False
+  folder: Folder,
+  *,
+  max_to_keep: int = 2,
+  read_only: bool = False,
+  alone: bool = False,
 ) -> Iterator[Manager]:
   """Yields a manager for a folder; waits at the end for what is being written.
 
@@ -47,10 +57,20 @@ def open_manager(
     folder: For example `workdir/dmg/checkpoints`; made where it is missing.
     max_to_keep: Newest steps that stay; one is deleted after a newer is complete.
     read_only: Whether to leave the folder as it is.
+    alone: Whether to wait for no other process; where `read_only`.
   """
   if read_only:  # With these three at their defaults, orbax warns of each.
+    index = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-      read_only=True, save_interval_steps=0, max_to_keep=None, create=False
+      read_only=True,
+      save_interval_steps=0,
+      max_to_keep=None,
+      create=False,
+      multiprocessing_options=(
+        ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+        if alone
+        else ocp.options.MultiprocessingOptions()
+      ),
     )
   else:
     options = ocp.CheckpointManagerOptions(
@@ -97,6 +117,7 @@ def finish(manager: Manager) -> None:
   """Waits until everything is on disk, and raises what went wrong."""
   with explain_full_disk(manager.directory):
     manager.wait_until_finished()
+  processes.wait_for_all("checkpoint")
 
 
 def latest_step(folder: Folder) -> int | None:
@@ -187,13 +208,15 @@ def restore_ema_params(
 def read_meta(folder: Folder) -> tuple[int, dict[str, Any]]:
   """Returns the newest step and its meta, without reading any array.
 
+  Any process may ask by itself.
+
   Raises:
     UserError: There is no checkpoint, or no meta can be read.
   """
   if latest_step(folder) is None:
     raise UserError(f"no checkpoint in {os.fspath(folder)}: train this stage first")
   args = ocp.args.Composite(**{META: ocp.args.JsonRestore()})
-  with open_manager(folder, read_only=True) as manager:
+  with open_manager(folder, read_only=True, alone=True) as manager:
     found = _newest_whole(
       manager, lambda step: (step, manager.restore(step, args=args)[META])
     )

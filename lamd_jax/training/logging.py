@@ -80,7 +80,7 @@ class Log:
     self._file = self._tensorboard = None
     if self._is_writer:
       with explain_full_disk(self._folder):
-        self._file = _open_to_append(self._folder / SCALARS)
+        self._file = open_to_append(self._folder / SCALARS)
         self._tensorboard = _TensorBoard(self._folder / TENSORBOARD, start_step)
     is_terminal = self._is_writer and self._stream.isatty()
     self._bar = tqdm.tqdm(
@@ -257,7 +257,8 @@ class _TensorBoard:
     self._writer.write_event(event)
 
 
-def _open_to_append(path: pathlib.Path) -> TextIO:
+def open_to_append(path: pathlib.Path) -> TextIO:
+  """Opens a file of lines; a last one that a kill cut off is ended."""
   path.parent.mkdir(parents=True, exist_ok=True)
   file = path.open("a+", encoding="utf-8")
   if file.tell():
