@@ -26,6 +26,7 @@ import pathlib
 import re
 import sys
 import time
+import traceback
 
 STARTED = time.monotonic()  # Before the imports, which take seconds.
 
@@ -44,7 +45,7 @@ from lamd_jax import (  # noqa: E402
   workdir,
 )
 from lamd_jax.data import video_io  # noqa: E402
-from lamd_jax.training import profiling  # noqa: E402
+from lamd_jax.training import preemption, processes, profiling  # noqa: E402
 from lamd_jax.types import Config, UserError  # noqa: E402
 
 MODES = ("all", "train", "sample", "evaluate", "report", "transfer", "plan")
@@ -121,7 +122,21 @@ _PROFILE_STEPS = flags.DEFINE_string(
   "profile_steps", None, "Trace these steps of each stage for xprof, as in 10:20."
 )
 _DISTRIBUTED = flags.DEFINE_bool(
-  "distributed", False, "One process of several, as on a TPU pod: find the others."
+  "distributed",
+  False,
+  "One process of several: a TPU pod, Slurm, Open MPI or Kubernetes says which.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator", None, "The same, by hand: host:port of process 0."
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes", None, "With --coordinator: how many there are."
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id", None, "With --coordinator: which this is, from 0."
+)
+_INIT_TIMEOUT = flags.DEFINE_integer(
+  "init_timeout", processes.INIT_SECONDS, "Seconds to wait until all processes came."
 )
 
 
@@ -131,15 +146,31 @@ def main(argv: Sequence[str]) -> int:
     return _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
   try:
     _run()
+    return 0
   except UserError as error:
-    return _fail(str(error))
-  except train.Stopped as stopped:
-    print(stopped, file=sys.stderr)
+    status = _fail(str(error))
+  except train.Stopped as stopped:  # All processes stop at the same update.
+    if processes.is_first():
+      print(stopped, file=sys.stderr)
     return stopped.exit_status
   except KeyboardInterrupt:
     print("interrupted; the same command goes on from there", file=sys.stderr)
-    return 130
-  return 0
+    status = 130
+  except Exception as error:
+    if not processes.are_several():
+      raise
+    if processes.is_peer_lost(error):
+      _fail(
+        f"another process of this run is gone ({_one_line(error)[:200]}); start all of"
+        " them again with the same command: they go on from the last checkpoint"
+      )
+      status = processes.LOST
+    else:
+      traceback.print_exc()
+      status = 1
+  if processes.are_several():
+    processes.leave(status)
+  return status
 
 
 def _run() -> None:
@@ -148,17 +179,18 @@ def _run() -> None:
   mode = _MODE.value
   steps = _PROFILE_STEPS.value
   profile_steps = None if steps is None else profiling.parse_steps(steps)
+  several = (_COORDINATOR.value, _NUM_PROCESSES.value, _PROCESS_ID.value)
+  if _DISTRIBUTED.value or any(value is not None for value in several):
+    processes.join(*several, timeout=_INIT_TIMEOUT.value)
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
-    _say_report(report.write_report(pathlib.Path(_WORKDIR.value).expanduser()))
+    _report(pathlib.Path(_WORKDIR.value).expanduser())
     return
   if _CONFIG.value is None:
     raise UserError("--config is missing, for example --config=configs/quickstart.py")
   folder = pathlib.Path(_WORKDIR.value or _default_workdir()).expanduser()
   if mode == "report":
-    _say_report(report.write_report(folder))
+    _report(folder)
     return
-  if _DISTRIBUTED.value:
-    _find_other_processes()
   config = _CONFIG.value.copy_and_resolve_references()
   if _DEVICES.value:
     jax.config.update("jax_platforms", "cpu")
@@ -175,19 +207,23 @@ def _run() -> None:
     if not workdir.is_begun(folder):
       train.rehearse(config)
     workdir.open_workdir(folder, config)
+  processes.wait_for_all("work folder")
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
   startup_seconds = time.monotonic() - STARTED
   if mode in ("all", "train"):
     train.train(config, folder, profile_steps)
+  preemption.stop_at_once_from_here()
   if _IMAGE.value or _VIDEO.value:
-    print(*_make_of_files(config, folder), sep="\n")
+    paths = _make_of_files(config, folder)
+    if processes.is_first():
+      print(*paths, sep="\n")
     return
   if mode in ("all", "sample"):
     sample.sample_clips(config, folder)
-  if mode in ("all", "evaluate"):
+  if mode in ("all", "evaluate") and processes.is_first():
     evaluate.evaluate(config, folder, startup_seconds)
-  if mode == "all" and jax.process_index() == 0:
-    _say_report(report.write_report(folder))
+  if mode == "all":
+    _report(folder)
 
 
 def _make_of_files(config: Config, folder: pathlib.Path) -> list[pathlib.Path]:
@@ -240,22 +276,13 @@ def _check_flags() -> None:
     raise UserError(f"--frames needs --task, one of {', '.join(edit.TASKS)}")
   if task and not given:
     raise UserError(f"--task={task} needs --mode=sample and --video or --image")
+  if _DISTRIBUTED.value and _COORDINATOR.value is not None:
+    raise UserError("give --distributed, which finds the others, or --coordinator")
   if mode == "transfer" and not (_MOTION.value and (_IMAGE.value or _VIDEO.value)):
     raise UserError(
       "--mode=transfer needs --motion, a video, and --image, the picture that is to"
       " move like it (or --video, whose first frame is the picture)"
     )
-
-
-def _find_other_processes() -> None:
-  """Joins the processes that a TPU pod, Slurm or Kubernetes has started."""
-  try:
-    jax.distributed.initialize()
-  except ValueError as error:
-    raise UserError(
-      f"--distributed found no TPU pod, Slurm or Kubernetes job around it ({error})"
-      " leave the flag out to train with this process alone"
-    ) from error
 
 
 def _read_picture(path: str):
@@ -279,8 +306,9 @@ def _default_workdir() -> str:
   return os.path.join("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
-def _say_report(path: pathlib.Path) -> None:
-  print(f"report: {path}")
+def _report(folder: pathlib.Path) -> None:
+  if processes.is_first():
+    print(f"report: {report.write_report(folder)}")
 
 
 def _fail(message: str) -> int:

@@ -128,7 +128,7 @@ def measure(config: Config, name: str) -> Need:
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
     + memory.temp_size_in_bytes,
-    flops=program.model_flops(config, name, stage, mesh),
+    flops=program.model_flops(training),
     flops_computed=flops.count_flops(training.step, *training.arguments),
     bytes_accessed=None if is_loop else cost.get("bytes accessed"),
     devices=mesh.size,

@@ -95,23 +95,19 @@ def make_program(
   return Program(init, train_step, (state, batch, key, stage), shardings)
 
 
-def model_flops(
-  config: Config, name: str, stage: stage_lib.Stage, mesh: jax.sharding.Mesh
-) -> float:
+def model_flops(training: Program, batch: Batch | None = None) -> float:
   """Floating-point operations of an update, as utilisation is measured by.
 
   What rematerialisation computes again does not count: it is no use by itself.
 
   Args:
-    config: See `make_program`, as for the others.
-    name: See there.
-    stage: See there.
-    mesh: See there.
+    training: Traced where it was not called yet; never compiled.
+    batch: Whose shapes are taken; by default those of its arguments.
   """
-  static: Any = stage
-  plain = dataclasses.replace(static, model=static.model.clone(remat="none"))
-  program = make_program(config, name, plain, mesh)
-  return flops.count_flops(program.step, *program.arguments)
+  state, shapes, key, stage = training.arguments
+  if stage.model.remat != "none":
+    stage = dataclasses.replace(stage, model=stage.model.clone(remat="none"))
+  return flops.count_flops(training.step, state, batch or shapes, key, stage)
 
 
 def make_optimizer(config: Config, name: str):

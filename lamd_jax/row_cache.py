@@ -4,6 +4,7 @@ import os
 import pathlib
 import secrets
 
+import jax
 import numpy as np
 
 from lamd_jax.types import UserError
@@ -44,15 +45,17 @@ class RowCache:
     self._num_read = len(self.rows)
 
   def write(self) -> None:
-    """Keeps what is new, whole or not at all.
+    """Keeps what is new, whole or not at all; of several processes, only the first.
 
     Raises:
       UserError: The folder cannot be written to, or the disk is full.
     """
     if self._path is None or len(self.rows) == self._num_read:
       return
+    if jax.process_index() != 0:
+      return
     digests = np.stack([np.frombuffer(x, np.uint8) for x in self.rows])
-    # A name of its own, since other processes may write the same rows.
+    # A name of its own, since other runs may write the same rows.
     part = self._path.with_name(f".{self._path.name}.{secrets.token_hex(4)}.part")
     try:
       self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -19,7 +19,7 @@ from lamd_jax import workdir as workdir_lib
 from lamd_jax.data import sources, video_io
 from lamd_jax.systems import pixels
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import disk, sharding
+from lamd_jax.training import disk, processes, sharding
 from lamd_jax.types import Config, UserError
 
 ANIMATED = "animated"  # Folder for pictures of one's own.
@@ -37,7 +37,8 @@ def sample_clips(config: Config, workdir: pathlib.Path) -> None:
   autoencoder, generator = _stage_names(config)
   made_from = _made_from(config, workdir)
   path = workdir / workdir_lib.CLIPS
-  if path.exists() and _read_made_from(path) == made_from:
+  is_there = path.exists() and _read_made_from(path) == made_from
+  if processes.as_first_sees(is_there):
     logging.info("samples are already there: %s", path)
     return
 

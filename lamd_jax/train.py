@@ -26,9 +26,12 @@ from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import (
   checkpoint,
   disk,
+  examples,
+  flops,
   health,
   memory,
   preemption,
+  processes,
   profiling,
   sharding,
   step,
@@ -69,6 +72,10 @@ def check(config: Config) -> None:
   health.check_policy(config.run.on_nonfinite)
   wandb_run.check(config.run.wandb)
   workdir_lib.best_of(config, config.stages[-1])
+  if not isinstance(config.run.log_examples, bool):
+    raise UserError(
+      f"run.log_examples={config.run.log_examples}: expected True or False"
+    )
   for i, name in enumerate(config.stages):
     stage_lib.make_stage(config, name, dict.fromkeys(config.stages[:i]))
     values = config[name].train
@@ -171,7 +178,8 @@ def _is_trained(
 ) -> bool:
   """Whether a stage has its last checkpoint, and it can be read."""
   steps = config[name].train.steps
-  if (checkpoint.latest_step(workdir / name / workdir_lib.CHECKPOINTS) or 0) < steps:
+  latest = checkpoint.latest_step(workdir / name / workdir_lib.CHECKPOINTS) or 0
+  if not processes.as_first_sees(latest >= steps):
     return False
   _, meta = workdir_lib.load_params(config, workdir, name, stage, mesh)
   if meta["step"] < steps:
@@ -245,6 +253,7 @@ def train_stage(
     cache = folder.parent / workdir_lib.FEATURES
     describe = beside.describer(config, source, cache=cache)
     images = beside.image_source(config, source, "train")
+    rows = sharding.local_rows(mesh, values.batch_size)
     open_batches = functools.partial(
       pipeline.batches,
       source,
@@ -260,7 +269,7 @@ def train_stage(
       frame_stride=config.data.frame_stride,
       batch_size=values.batch_size,
       seed=config.seed,
-      rows=sharding.local_rows(mesh, values.batch_size),
+      rows=rows,
     )
     batches = open_batches(start_step=first + passed_over)
     grid_source = sources.make_source(config.data.to_dict(), "eval")
@@ -275,6 +284,7 @@ def train_stage(
       key = jax.random.fold_in(step_key, bad - 1)
       return find_module(stage, state.params, batch, key)
 
+    peak = flops.peak(jax.devices()[0].device_kind)
     watch = health.Watch(name, config.run.on_nonfinite, state, locate)
     with (
       training_log.Log(
@@ -286,6 +296,7 @@ def train_stage(
         seconds=earlier_seconds,
         wandb=config.run.wandb,
       ) as log,
+      examples.Log(folder, is_on=config.run.log_examples) as seen,
       profiling.Profiler(folder, profile_steps) as profiler,
       preemption.stop_on_signals() as stop,
     ):
@@ -293,13 +304,16 @@ def train_stage(
       while number < values.steps:
         number += 1
         with log.waiting():
-          examples = next(batches)
-        batch = sharding.shard_batch(examples, mesh)
+          part = next(batches)
+        seen.write(number, rows[0], part["index"])
+        watch.saw(number, part["index"])
+        batch = sharding.shard_batch(part, mesh)
         with profiler.step(number):
           state, metrics = training.step(state, batch, step_key, stage)
-        watch.saw(number, examples["index"])
+        if number == first + 1:  # Now the shapes are known.
+          log.work(program.model_flops(training, batch), peak and peak.flops)
         is_last = number == values.steps
-        is_stop = bool(stop)  # Once: a signal may come at any time.
+        is_stop = stop.after_update()  # Once: a signal may come at any time.
         is_save = is_last or is_stop or number % values.checkpoint_every == 0
         is_drawn = is_last or number % (values.sample_every or values.steps) == 0
         is_logged = log.step(number, metrics, now=is_save or is_drawn) is not None

@@ -196,9 +196,13 @@ def eval_batch(
 def write_video(
   stem: pathlib.Path, video: UInt8[np.ndarray, "f h w 3"], fps: float
 ) -> pathlib.Path:
-  """Writes a video as mp4 and as gif; returns the path of the mp4."""
-  video_io.write_mp4(stem.with_suffix(".mp4"), video, fps)
-  video_io.write_gif(stem.with_suffix(".gif"), video, fps)
+  """Writes a video as mp4 and as gif; returns the path of the mp4.
+
+  Of several processes, only the first writes.
+  """
+  if jax.process_index() == 0:
+    video_io.write_mp4(stem.with_suffix(".mp4"), video, fps)
+    video_io.write_gif(stem.with_suffix(".gif"), video, fps)
   return stem.with_suffix(".mp4")
 
 
@@ -224,7 +228,8 @@ def write_videos(
   with disk.explain_full_disk(folder.parent):
     paths = [write_video(folder / f"{name}_{i}", x, fps) for i, x in enumerate(videos)]
     sheet = videos if rows is None else rows
-    video_io.contact_sheet(sheet, folder / f"{name}.png")
+    if jax.process_index() == 0:
+      video_io.contact_sheet(sheet, folder / f"{name}.png")
   return paths
 
 

@@ -27,6 +27,7 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from lamd_jax.training import processes
 from lamd_jax.training.disk import explain_full_disk, is_full_disk
 from lamd_jax.training.state import TrainState
 from lamd_jax.types import Params, UserError
@@ -56,6 +57,11 @@ class Manager(ocp.CheckpointManager):
     except Exception:  # Damage shows as any error at all; the step is not ranked.
       return None
 
+  def reached_preemption(self, step: int) -> bool:
+    """No: when to save is asked by the loop, whose count this would disturb."""
+    del step
+    return False
+
 
 @contextlib.contextmanager
 def open_manager(
@@ -65,6 +71,7 @@ def open_manager(
   every: int = 0,
   keep_best: str = "",
   read_only: bool = False,
+  alone: bool = False,
 ) -> Iterator[Manager]:
   """Yields a manager for a folder; waits at the end for what is being written.
 
@@ -75,10 +82,20 @@ def open_manager(
     keep_best: Name of a scalar given to `save`, after a "-" where lower is better: the
       step where it is best stays too.
     read_only: Whether to leave the folder as it is.
+    alone: Whether to wait for no other process; where `read_only`.
   """
   if read_only:  # With these three at their defaults, orbax warns of each.
+    index = jax.process_index()
     options = ocp.CheckpointManagerOptions(
-      read_only=True, save_interval_steps=0, max_to_keep=None, create=False
+      read_only=True,
+      save_interval_steps=0,
+      max_to_keep=None,
+      create=False,
+      multiprocessing_options=(
+        ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
+        if alone
+        else ocp.options.MultiprocessingOptions()
+      ),
     )
   else:
     # That a step stays is decided by the policies; without `best_fn` orbax would not
@@ -140,6 +157,7 @@ def finish(manager: Manager) -> None:
   """Waits until everything is on disk, and raises what went wrong."""
   with explain_full_disk(manager.directory):
     manager.wait_until_finished()
+  processes.wait_for_all("checkpoint")
 
 
 def latest_step(folder: Folder) -> int | None:
@@ -265,6 +283,8 @@ def restore_ema_params(
 def read_meta(folder: Folder, *, best: str | None = None) -> tuple[int, dict[str, Any]]:
   """Returns the newest step and its meta, without reading any array.
 
+  Any process may ask by itself.
+
   Args:
     folder: As given to `open_manager`.
     best: As in `restore_ema_params`.
@@ -274,7 +294,7 @@ def read_meta(folder: Folder, *, best: str | None = None) -> tuple[int, dict[str
   """
   _check_trained(folder)
   args = ocp.args.Composite(**{META: ocp.args.JsonRestore()})
-  with open_manager(folder, read_only=True) as manager:
+  with open_manager(folder, read_only=True, alone=True) as manager:
     found = _first_whole(
       manager,
       _in_order(manager, best),

@@ -66,8 +66,6 @@ class Log:
     batch_size: int = 1,
     start_step: int = 0,
     seconds: float = 0.0,
-    flops_per_step: float | None = None,
-    peak_flops: float | None = None,
     wandb: str = "",
     quiet_seconds: float = 30.0,
     stream: Any = None,
@@ -81,8 +79,6 @@ class Log:
       batch_size: Examples in an update, over all devices.
       start_step: Updates made by earlier runs.
       seconds: Spent by earlier runs, from the checkpoint.
-      flops_per_step: Floating point operations of an update, over all devices.
-      peak_flops: What all devices together can do in a second.
       wandb: Project of Weights and Biases that gets scalars and pictures too.
       quiet_seconds: Between lines where there is no terminal.
       stream: Text file that progress goes to; stderr by default.
@@ -99,7 +95,7 @@ class Log:
     self._waited = 0.0  # In this window.
     self._pending: list[tuple[int, Mapping[str, Any]]] = []
     self._batch_size = batch_size
-    self._flops_per_step, self._peak_flops = flops_per_step, peak_flops
+    self._flops_per_step, self._peak_flops = 0.0, None
     self._step = start_step
     self._has_stepped = False
     self._compile_seconds: float | None = None
@@ -111,7 +107,7 @@ class Log:
       if wandb:
         self._wandb = wandb_run.WandbRun(wandb, self._folder)
       with explain_full_disk(self._folder):
-        self._file = _open_to_append(self._folder / SCALARS)
+        self._file = open_to_append(self._folder / SCALARS)
         self._tensorboard = _TensorBoard(self._folder / TENSORBOARD, start_step)
     is_terminal = self._is_writer and self._stream.isatty()
     self._bar = tqdm.tqdm(
@@ -137,6 +133,16 @@ class Log:
       yield
     finally:
       self._waited += time.monotonic() - begun
+
+  def work(self, flops_per_step: float, peak_flops: float | None) -> None:
+    """Says what an update takes, so that the pace is also one of arithmetic.
+
+    Args:
+      flops_per_step: Floating-point operations, over all devices.
+      peak_flops: What a device can do in a second, if that is known.
+    """
+    self._flops_per_step = flops_per_step
+    self._peak_flops = peak_flops and peak_flops * jax.device_count()
 
   def step(
     self, step: int, metrics: Mapping[str, Any], *, now: bool = False
@@ -346,7 +352,8 @@ class _TensorBoard:
     self._writer.write_event(event)
 
 
-def _open_to_append(path: pathlib.Path) -> TextIO:
+def open_to_append(path: pathlib.Path) -> TextIO:
+  """Opens a file of lines; a last one that a kill cut off is ended."""
   path.parent.mkdir(parents=True, exist_ok=True)
   file = path.open("a+", encoding="utf-8")
   if file.tell():

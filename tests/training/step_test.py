@@ -15,6 +15,7 @@ import optax
 from lamd_jax.training import checkpoint, optimizer, sharding
 from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import TrainState, init_adversarial_state, init_state
+from lamd_jax.types import UserError
 
 KEY = jax.random.key(0)
 WIDTH = 1040  # 1040 x 1040 float32 is 4.1 MiB: large enough to be split.

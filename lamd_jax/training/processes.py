@@ -1,0 +1,207 @@
+"""Several processes as one run: they find each other, wait, and notice a death.
+
+Each process has some of the devices; together they are one mesh. `jax.distributed`
+connects them: process 0 is the coordinator, whose address the others know. On CPUs
+the collectives between processes are Gloo's, JAX's default.
+
+A process that dies is noticed at once by those that wait for its numbers, where
+the transport says so (Gloo), and within `HEARTBEAT_SECONDS` by all others: JAX then
+ends them itself, with status 134 and its own words.
+"""
+
+import os
+import sys
+import threading
+import time
+from typing import NoReturn
+
+from absl import logging
+import jax
+from jax.experimental import multihost_utils
+import numpy as np
+
+from lamd_jax.types import UserError
+
+# A cold pod pulls images and installs packages, some hosts minutes after others.
+INIT_SECONDS = 1800
+HEARTBEAT_SECONDS = 30
+# At the end all wait for the first process, which measures alone for hours. One that
+# dies meanwhile is noticed by its heartbeat.
+SHUTDOWN_SECONDS = 7 * 24 * 3600
+# For others that leave for the same reason, before the coordinator is gone.
+GRACE_SECONDS = 2
+# What a process ends with when JAX's own watch ends it: SIGABRT, for a shell. Cluster
+# tools take it for a failure of the machine and start the run again.
+LOST = 134
+# In what collectives, barriers and the coordinator say when a process is gone.
+LOST_WORDS = (
+  "gloo",
+  "connection reset by peer",
+  "connection closed by peer",
+  "coordination service",
+  "coordinationservice",
+  "heartbeat",
+  "tasks are unhealthy",
+  "nccl",
+  "socket closed",
+)
+
+
+def join(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  *,
+  timeout: int = INIT_SECONDS,
+) -> None:
+  """Joins the other processes of a run; returns when all are there.
+
+  Without arguments the surroundings say who they are: a TPU pod, Slurm, Open MPI, or
+  Kubernetes with the package `kubernetes`.
+
+  Args:
+    coordinator: Address of process 0, as `host:port`.
+    num_processes: Of the run.
+    process_id: Of this one, from 0.
+    timeout: Seconds to wait for all to come.
+
+  Raises:
+    UserError: The arguments do not name a process, nothing was found around, or the
+      port is in use. If not all come in time, the process ends with one line.
+  """
+  if coordinator is not None or num_processes is not None or process_id is not None:
+    coordinator = _checked(coordinator, num_processes, process_id)
+  if timeout < 1:
+    raise UserError(f"--init_timeout={timeout}: expected seconds, from 1 on")
+  name = f"--coordinator={coordinator}" if coordinator else "--distributed"
+  if coordinator:
+    logging.info(
+      "process %d of %d, waiting up to %d s for the others at %s",
+      *(process_id, num_processes, timeout, coordinator),
+    )
+
+  def give_up():
+    _say(
+      f"error: {name}: not all processes of this run came together within"
+      f" {timeout} s (--init_timeout); start all of them, and see that they reach"
+      f" {coordinator or 'each other'}"
+    )
+    leave(2)
+
+  # Left to itself, JAX aborts here with a stack trace.
+  timer = threading.Timer(timeout, give_up)
+  timer.daemon = True
+  timer.start()
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      # What was given is not mixed with what is around.
+      cluster_detection_method="deactivate" if coordinator else None,
+      initialization_timeout=timeout + 60,
+      heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+      shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+    )
+  except ValueError as e:
+    raise UserError(
+      "--distributed found no TPU pod, Slurm, Open MPI or Kubernetes job around it"
+      f" ({e}) leave the flag out to train with this process alone, or give"
+      " --coordinator, --num_processes and --process_id"
+    ) from e
+  except RuntimeError as e:
+    if "RPC server" not in str(e):
+      raise
+    raise UserError(
+      f"{name}: the port is in use on this machine; choose another for all processes"
+    ) from e
+  finally:
+    timer.cancel()
+  if jax.process_index() > 0:
+    logging.set_verbosity(logging.WARNING)  # The first speaks for all.
+
+
+def are_several() -> bool:
+  """Whether this process has joined others; asks no device."""
+  return jax.distributed.is_initialized()
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes files and prints."""
+  return jax.process_index() == 0
+
+
+def wait_for_all(name: str) -> None:
+  """Waits until all processes are here, as for what the first has written."""
+  multihost_utils.sync_global_devices(f"lamd_jax:{name}")
+
+
+def as_first_sees(value: bool) -> bool:
+  """Returns what the first process has given, so that all do the same.
+
+  File systems over a network show a file to some machines before others.
+  """
+  return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
+
+
+def is_peer_lost(error: BaseException) -> bool:
+  """Whether an error, or one that it was raised from, says that a process is gone."""
+  seen: set[int] = set()
+  pending: list[BaseException | None] = [error]
+  while pending:
+    e = pending.pop()
+    if e is None or id(e) in seen:
+      continue
+    seen.add(id(e))
+    if not isinstance(e, UserError) and any(x in str(e).lower() for x in LOST_WORDS):
+      return True
+    if isinstance(e, BaseExceptionGroup):
+      pending.extend(e.exceptions)
+    pending.extend((e.__cause__, e.__context__))
+  return False
+
+
+def leave(status: int) -> NoReturn:
+  """Ends this process now: a clean end waits for processes that may be gone."""
+  if jax.distributed.is_initialized() and jax.process_index() == 0:
+    time.sleep(GRACE_SECONDS)
+  sys.stdout.flush()
+  sys.stderr.flush()
+  os._exit(status)
+
+
+def _checked(
+  coordinator: str | None, num_processes: int | None, process_id: int | None
+) -> str:
+  """Returns the address, or raises a `UserError` for what names no process."""
+  for name, value in (
+    ("coordinator", coordinator),
+    ("num_processes", num_processes),
+    ("process_id", process_id),
+  ):
+    if value is None:
+      raise UserError(
+        f"--{name} is missing: several processes need --coordinator=host:port,"
+        " --num_processes and --process_id, or --distributed alone"
+      )
+  assert coordinator is not None
+  assert num_processes is not None
+  assert process_id is not None
+  host, _, port = coordinator.rpartition(":")
+  if not host or not port.isdecimal() or not 0 < int(port) < 2**16:
+    raise UserError(
+      f"--coordinator={coordinator}: expected host:port, the address of process 0,"
+      " for example 10.0.0.1:8476"
+    )
+  if num_processes < 1 or not 0 <= process_id < num_processes:
+    raise UserError(
+      f"--process_id={process_id} with --num_processes={num_processes}: expected 0 to"
+      f" {num_processes - 1}, each once"
+      if num_processes > 0
+      else f"--num_processes={num_processes}: expected at least 1"
+    )
+  return coordinator
+
+
+def _say(line: str) -> None:
+  print(line, file=sys.stderr, flush=True)
