@@ -126,6 +126,7 @@ class BatchesTest(parameterized.TestCase):
     source = CountingSource([9] * 60)  # Ten batches are an epoch: each video once.
     order = visits(take(source, 10, batch_size=6))
     read, rows = set(), [1, 4, 5]
+    source = CountingSource([9] * 60)  # The other is read ahead from still.
     source.read = lambda i, *args: read.add(i) or np.zeros((3, 4, 5, 3), np.uint8)
     take(source, 1, batch_size=6, rows=rows, num_threads=1, prefetch=1)
     # Some of the next batches are read too.

@@ -1,6 +1,6 @@
 """Meshes and where arrays lie on them; eight devices."""
 
-from typing import NamedTuple
+import dataclasses
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -17,7 +17,8 @@ from lamd_jax.types import UserError
 LIMIT = sharding.MIN_BYTES_TO_SPLIT
 
 
-class Device(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Device:
   """What arranging devices looks at."""
 
   id: int
