@@ -43,7 +43,7 @@ STACK = contextlib.ExitStack()
 def setUpModule():
   # Orbax takes seconds to divide a state over the eight devices of tests.
   mesh = jax.make_mesh(
-    (1, 1), sharding.AXES, (AxisType.Auto,) * 2, devices=jax.devices()[:1]
+    (1,) * 4, sharding.AXES, (AxisType.Auto,) * 4, devices=jax.devices()[:1]
   )
   STACK.enter_context(mock.patch.object(sharding, "make_mesh", lambda sizes: mesh))
   # The same programs are compiled in run after run.

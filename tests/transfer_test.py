@@ -42,7 +42,7 @@ class TransferTest(parameterized.TestCase):
       video_io.write_mp4(self.clips[-1], frames, 24.0)
     self.image = rng.integers(0, 256, (S, S, 3)).astype(np.uint8)
     mesh = jax.make_mesh(
-      (1, 1), sharding.AXES, (AxisType.Auto,) * 2, devices=jax.devices()[:1]
+      (1,) * 4, sharding.AXES, (AxisType.Auto,) * 4, devices=jax.devices()[:1]
     )
     self.enterContext(mock.patch.object(sharding, "make_mesh", lambda sizes: mesh))
     self.enterContext(
