@@ -907,8 +907,8 @@ MISTAKES = [
   *_mistakes(
     "workdir.py",
     ("every configuration welcome", "  if differing:\n", "  if False:\n"),
-    ("a folder bound to its sampling", 'FREE_BLOCKS = ("mesh", "run", "sample", "evaluate")',
-     'FREE_BLOCKS = ("mesh", "run")'),
+    ("a folder bound to its sampling", '"mesh", "run", "sample", "evaluate")',
+     '"mesh", "run")'),
     ("written over", "os.replace(part, path)", 'path.write_text(text, "utf-8")'),
   ),
   *_mistakes(
