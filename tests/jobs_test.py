@@ -31,6 +31,7 @@ from lamd_jax.training import logging as training_log
 from lamd_jax.types import UserError
 
 CONFIG = tiny_config.get_config()
+CONFIG.run.keep_best = "loss"  # The highest: of the first checkpoint, not of the last.
 STAGES = ("mcd_vae", "dmg")
 CHECKPOINTS = workdir_lib.CHECKPOINTS
 FOLDER = tempfile.TemporaryDirectory()
@@ -251,6 +252,31 @@ class WholeJobTest(JobsTestCase):
     for name in before.keys() - rewritten:
       self.assertEqual(after[name], before[name], name)
     self.assertEqual(after["config.json"][1], before["config.json"][1])
+
+  def test_the_best_checkpoint_is_of_the_last_stage_and_said_wherever_it_counts(self):
+    shutil.copytree(WHOLE, self.folder)
+    lines = training_log.read_scalars(self.folder / "dmg")
+    saved = {line["step"]: line["loss"] for line in lines if line["step"] in (2, 4)}
+    best = max(saved, key=lambda step: saved[step])
+    config = CONFIG.copy_and_resolve_references()
+    config.sample.checkpoint = "best"
+    with self.assertLogs("absl", "INFO") as logs:
+      samplers = [
+        sample.Sampler(config, self.folder, name, sharding.make_mesh({}))
+        for name in STAGES
+      ]
+    self.assertEqual([sampler.meta["step"] for sampler in samplers], [4, best])
+    self.assertIn(f"stage dmg: step {best}, best by loss", "\n".join(logs.output))
+    with mock.patch.object(sample, "Sampler", Echo):  # Made anew if it is another step.
+      sample.sample_clips(config, self.folder)
+    figures = evaluate.evaluate(config, self.folder, 0.0)
+    self.assertEqual((figures["dmg_best_step"], figures["dmg_steps"]), (best, 4))
+    self.assertNotIn("mcd_vae_best_step", figures)
+    card = json.loads((self.folder / "cards/sample_motion.json").read_text())
+    said = f"step {best} of dmg, best by loss"
+    self.assertEqual(card["protocol"]["checkpoint"], said)
+    page = report.write_report(self.folder).read_text()
+    self.assertIn(f"samples of step {best}, the best", page)
 
   def test_other_settings_of_sampling_make_other_samples_only(self):
     shutil.copytree(WHOLE, self.folder)

@@ -134,10 +134,8 @@ MISTAKES = [
      "return jnp.maximum(ema_decay, "),
     ("steps not counted", "step=state.step + 1", "step=state.step"),
     ("the norm of the parameters",
-     '{**metrics, "loss": loss, "grad_norm": optax.tree.norm(grads)}',
-     '{**metrics, "loss": loss, "grad_norm": optax.tree.norm(state.params)}'),
-    ("divergence passed over", "not math.isfinite(scalars[name])",
-     "math.isnan(scalars[name])"),
+     '{**metrics, "loss": loss, **_norms(grads)}',
+     '{**metrics, "loss": loss, **_norms(state.params)}'),
   ),
   *_mistakes(
     "training/optimizer.py",
@@ -926,8 +924,8 @@ MISTAKES = [
   *_mistakes(
     "workdir.py",
     ("every configuration welcome", "  if differing:\n", "  if False:\n"),
-    ("a folder bound to its sampling", 'FREE_BLOCKS = ("sample", "evaluate")',
-     "FREE_BLOCKS = ()"),
+    ("a folder bound to its sampling", '"mesh", "run", "sample", "evaluate")',
+     '"mesh", "run")'),
     ("written over", "os.replace(part, path)", 'path.write_text(text, "utf-8")'),
   ),
   *_mistakes(
@@ -961,6 +959,8 @@ MISTAKES = [
   ),
   *_mistakes(
     "training/health.py",
+    ("divergence passed over", "not math.isfinite(metrics[loss])",
+     "math.isnan(metrics[loss])"),
     ("the last bad step named", "first, story = bad[0].step, self._story(bad[0])",
      "first, story = bad[0].step, self._story(bad[-1])"),
     ("good steps not counted", "self._in_a_row + 1 if found else 0",

@@ -268,7 +268,7 @@ class Log:
 
   def _show(self, step: int) -> None:
     loss = f"{self.scalars.get('loss', math.nan):.4g}"
-    self._bar.set_postfix_str(f"loss {loss}", refresh=False)
+    self._bar.set_postfix_str(f"loss {loss}{self._remarks()}", refresh=False)
     is_due = time.monotonic() >= self._next_line or step >= self._total_steps
     if not (self._is_writer and self._bar.disable and is_due):
       return

@@ -3,8 +3,8 @@
     JAX_PLATFORMS=cpu python tests/benchmarks/loop_overhead.py
 
 Trains a stage of `configs/quickstart.py` by the job's own loop, and clocks its parts:
-the host's time in waiting for a batch and moving it, in the log, and in saving. Each step
-is waited for, so that no part hides behind it; the first of each part, which starts
+the host's time in waiting for a batch and moving it, in the log, and in saving. Each
+step is waited for, so that no part hides behind it; the first of each, which starts
 threads and compiles, is left out. What runs beside the steps, reading ahead and writing
 checkpoints, slows them: that is the median step of the loop against the median of the
 same compiled step on one batch with nothing around it, afterwards. Asked: all together
