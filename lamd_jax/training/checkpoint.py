@@ -109,10 +109,15 @@ def open_manager(
   with _quiet_about_what_is_raised_anyway(), explain_full_disk(folder):
     manager = Manager(path, options=options)
     manager.keep_best = keep_best
+    is_peer_lost = False
     try:
       yield manager
+    except Exception as e:
+      is_peer_lost = processes.are_several() and processes.is_peer_lost(e)
+      raise
     finally:
-      manager.close()
+      if not is_peer_lost:  # What is being written would wait for it.
+        manager.close()
       if manager.has_failed_reads:
         time.sleep(0.2)  # For those that are still under way.
         gc.collect()
