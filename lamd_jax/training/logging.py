@@ -235,6 +235,10 @@ class Log:
 
   def _pace(self, count: int, elapsed: float) -> dict[str, float]:
     """How fast so many steps went in so many seconds, and what they took."""
+    if self._compile_seconds is not None:  # Of the first step only that is known.
+      count, elapsed = (
+        (count - 1, elapsed) if count > 1 else (1, elapsed + self._compile_seconds)
+      )
     rate = count / elapsed
     pace = {
       "steps_per_second": rate,

@@ -75,11 +75,11 @@ class LogTest(parameterized.TestCase):
 
   def test_the_pace_is_arithmetic_of_time_and_work(self):
     now = 100.0
-    kwargs = dict(batch_size=24, flops_per_step=6e9, peak_flops=2e11)
     with (
       mock.patch.object(logging.time, "monotonic", lambda: now),
-      self.log(total_steps=12, log_every=5, **kwargs) as log,
+      self.log(total_steps=12, log_every=5, batch_size=24) as log,
     ):
+      log.work(flops_per_step=6e9, peak_flops=2.5e10)  # Of each of 8 devices.
       for step in range(1, 11):
         with log.waiting():
           now += 0.25  # For data.
@@ -88,7 +88,7 @@ class LogTest(parameterized.TestCase):
     first, second = logging.read_scalars(self.folder)
     self.assertEqual(first["compile_seconds"], 20.0)
     self.assertNotIn("compile_seconds", second)
-    self.assertEqual(first["steps_per_second"], 5 / 4)  # The first is not in the time.
+    self.assertEqual(first["steps_per_second"], 1.0)  # The first does not count.
     self.assertEqual(second["steps_per_second"], 1.0)
     self.assertEqual(second["data_wait"], 0.25)
     # 24 examples a second on the 8 devices of tests.
@@ -96,7 +96,7 @@ class LogTest(parameterized.TestCase):
     self.assertEqual(second["flops_per_second"], 6e9)
     self.assertAlmostEqual(second["mfu"], 0.03)
     lines = self.stream.getvalue().splitlines()
-    remarks = "1.25 steps/s, 4% of the devices' peak, 25% waiting for data, 00:05 left"
+    remarks = "1 steps/s, 3% of the devices' peak, 25% waiting for data, 00:07 left"
     self.assertEndsWith(lines[0], remarks)
 
   def test_going_back_takes_the_place_of_what_came_after(self):
