@@ -24,12 +24,15 @@ WIDTH = 1040  # 1040 x 1040 float32 is 4.1 MiB: large enough to be split.
 def quadratic(stage, params, batch, key):
   """A loss with noise and a frozen matrix; its gradient is not sparse."""
   noise = 0.01 * jax.random.normal(key, batch["x"].shape)
-  error = (batch["x"] + noise) @ params["w"] + params["b"] - stage["target"]
-  return jnp.mean(jnp.square(error)), {"bias": jnp.mean(params["b"])}
+  error = (batch["x"] + noise) @ params["kernel"] + params["bias"] - stage["target"]
+  return jnp.mean(jnp.square(error)), {"bias": jnp.mean(params["bias"])}
 
 
 def init(tx, key):
-  params = {"w": jax.random.normal(key, (WIDTH, WIDTH)) / 32, "b": jnp.ones(WIDTH)}
+  params = {
+    "kernel": jax.random.normal(key, (WIDTH, WIDTH)) / 32,
+    "bias": jnp.ones(WIDTH),
+  }
   return init_state(params, tx)
 
 
@@ -165,7 +168,7 @@ class StepTest(parameterized.TestCase):
     for sizes in ({"data": -1}, {"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 8}):
       run = Run(sizes, optax.sgd(0.1))
       state, metrics = run.train(run.init(KEY), 0, 3)
-      split.append(not state.params["w"].sharding.is_fully_replicated)
+      split.append(not state.params["kernel"].sharding.is_fully_replicated)
       results.append(jax.device_get((state, metrics)))
     self.assertEqual(split, [False, True, True])
     self.assertEqual(int(results[0][0].step), 3)
@@ -284,12 +287,13 @@ class AccumulateTest(parameterized.TestCase):
 
   def test_rows_stay_on_their_devices(self):
     mesh = sharding.make_mesh({"data": 8})
-    rows, whole = sharding.batch_sharding(mesh), sharding.replicated(mesh)
+    batch = {"x": jnp.ones((16, 5))}
+    rows, whole = sharding.batch_sharding(mesh, batch), sharding.replicated(mesh)
     linear = lambda stage, params, batch, key: (jnp.mean(batch["x"] @ params["w"]), {})
     parts = step_lib.make_train_step(linear, optax.sgd(0.1), 0.9, accumulate=2)
     state = init_state({"w": jnp.ones(5)}, optax.sgd(0.1))
     compiled = jax.jit(parts, in_shardings=(whole, rows, whole, whole)).lower(
-      state, {"x": jnp.ones((16, 5))}, KEY, None
+      state, batch, KEY, None
     )
     text = compiled.compile().as_text()
     for moving in ("all-to-all", "collective-permute", "all-gather"):
