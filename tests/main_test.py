@@ -77,6 +77,7 @@ class ConfigurationTest(MainTestCase):
     ("--config.stages=()", "config.stages is empty"),
     ("--config.compute_dtype=half", "'half'; known: float32, bfloat16"),
     ("--config.mesh.data=3", "mesh .* does not fit 8 device"),
+    ("--config.run.log_examples=2", "log_examples=2: expected True or False|bool"),
     ("--config.dmg.train.batch_size=12", "batch_size=12 .* nearest sizes: 8 or 16"),
     ("--config.dmg.train.schedule=cos", "'cos'; known: constant, cosine, linear"),
     ("--config.dmg.train.log_every=0", "dmg.train.log_every=0: .* from 1 on"),
@@ -165,6 +166,10 @@ class ArgumentsTest(MainTestCase):
     (["--mode=sample"], "no config.json: expected a folder that --mode=train wrote"),
     (["--mode=evaluate"], "no config.json: expected a folder"),
     (["--mode=report"], "no work folder"),
+    (["--num_processes=2"], "--coordinator is missing: several processes need"),
+    (["--coordinator=a", "--num_processes=2", "--process_id=0"], "expected host:port"),
+    (["--distributed", "--coordinator=a:1"], "give --distributed, .*or --coordinator"),
+    (["--init_timeout=9"], "--init_timeout needs --distributed or --coordinator"),
   )
   def test_a_wrong_argument_is_named(self, args, message):
     self.assert_refused(message, TINY, *args)
