@@ -282,6 +282,7 @@ def train_stage(
       seed=config.seed,
       start_step=first,
     )
+    rows = sharding.local_part({"row": np.arange(values.batch_size)})["row"].tolist()
     grid_source = sources.make_source(config.data.to_dict(), "eval")
     drawn, _ = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
     with (
@@ -292,12 +293,12 @@ def train_stage(
         start_step=first,
         seconds=earlier_seconds,
       ) as log,
-      examples.Log(folder, is_on=config.run.log_examples) as seen,
+      examples.Log(folder, rows, is_on=config.run.log_examples) as seen,
       preemption.stop_on_signals() as stop,
     ):
       for number in range(first + 1, values.steps + 1):
         part = sharding.local_part(next(batches))
-        seen.write(number, jax.process_index() * len(part["index"]), part["index"])
+        seen.write(number, part["index"])
         batch = sharding.shard_batch(part, mesh)
         state, metrics = train_step(state, batch, step_key, stage)
         is_last = number == values.steps

@@ -20,21 +20,22 @@ class ExamplesTest(absltest.TestCase):
     path = self.folder / f"examples_{process}.jsonl"
     with path.open("a") as file:
       for step, first_row, index in lines:
-        line = {"step": step, "first_row": first_row, "index": index}
+        rows = list(range(first_row, first_row + len(index)))
+        line = {"step": step, "rows": rows, "index": index}
         file.write(json.dumps(line) + "\n")
 
   def test_what_is_written_is_read_and_goes_on(self):
     for steps in ((1, 2), (2, 3)):  # The second update is made again.
-      with examples.Log(self.folder / "stage", is_on=True) as log:
+      with examples.Log(self.folder / "stage", [1, 0], is_on=True) as log:
         for step in steps:
-          log.write(step, 0, np.array([step, 7], np.int32))
+          log.write(step, np.array([step, 7], np.int32))
     self.assertEqual(
-      examples.read(self.folder / "stage"), {1: [1, 7], 2: [2, 7], 3: [3, 7]}
+      examples.read(self.folder / "stage"), {1: [7, 1], 2: [7, 2], 3: [7, 3]}
     )
 
   def test_off_it_writes_nothing(self):
-    with examples.Log(self.folder / "stage", is_on=False) as log:
-      log.write(1, 0, [1])
+    with examples.Log(self.folder / "stage", [0], is_on=False) as log:
+      log.write(1, np.array([1]))
     self.assertEmpty(list(self.folder.iterdir()))
 
   def test_files_of_processes_are_one_order_by_rows_and_updates(self):
@@ -52,7 +53,7 @@ class ExamplesTest(absltest.TestCase):
   def test_a_line_that_was_cut_off_is_left_out(self):
     self.write(0, (1, 0, [4, 5]))
     with (self.folder / "examples_0.jsonl").open("a") as file:
-      file.write('{"step": 2, "first_r')
+      file.write('{"step": 2, "row')
     self.assertEqual(examples.read(self.folder), {1: [4, 5]})
 
   def test_rows_that_disagree_or_lack_are_told(self):
