@@ -278,6 +278,9 @@ def _check_flags() -> None:
     raise UserError(f"--task={task} needs --mode=sample and --video or --image")
   if _DISTRIBUTED.value and _COORDINATOR.value is not None:
     raise UserError("give --distributed, which finds the others, or --coordinator")
+  several = ("distributed", "coordinator", "num_processes", "process_id")
+  if _INIT_TIMEOUT.present and not any(flags.FLAGS[name].present for name in several):
+    raise UserError("--init_timeout needs --distributed or --coordinator")
   if mode == "transfer" and not (_MOTION.value and (_IMAGE.value or _VIDEO.value)):
     raise UserError(
       "--mode=transfer needs --motion, a video, and --image, the picture that is to"

@@ -296,7 +296,7 @@ def train_stage(
         seconds=earlier_seconds,
         wandb=config.run.wandb,
       ) as log,
-      examples.Log(folder, is_on=config.run.log_examples) as seen,
+      examples.Log(folder, rows, is_on=config.run.log_examples) as seen,
       profiling.Profiler(folder, profile_steps) as profiler,
       preemption.stop_on_signals() as stop,
     ):
@@ -305,7 +305,7 @@ def train_stage(
         number += 1
         with log.waiting():
           part = next(batches)
-        seen.write(number, rows[0], part["index"])
+        seen.write(number, part["index"])
         watch.saw(number, part["index"])
         batch = sharding.shard_batch(part, mesh)
         with profiler.step(number):

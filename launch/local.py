@@ -19,7 +19,7 @@ import sys
 import threading
 import time
 
-LAST_WORDS_SECONDS = 15  # From one death until the others are killed.
+LAST_WORDS_SECONDS = 10  # From one death until the others are killed.
 
 
 def start(number, port, args, rest):
@@ -62,18 +62,23 @@ def copy(source, to, prefix):
 
 
 def wait(processes):
-  """Waits until all have ended; returns their numbers in the order of their ends."""
-  ended, deadline = [], float("inf")
+  """Waits until all have ended; kills what goes on after one has failed.
+
+  Returns:
+    Their numbers in the order of their ends, and whether any was killed.
+  """
+  ended, deadline, is_killed = [], float("inf"), False
   while len(ended) < len(processes):
     for number, process in enumerate(processes):
       if number not in ended and process.poll() is not None:
         ended.append(number)
         if process.returncode:
           deadline = min(deadline, time.monotonic() + LAST_WORDS_SECONDS)
-    if time.monotonic() > deadline:
+    if time.monotonic() > deadline and len(ended) < len(processes):
+      is_killed = True
       send(processes, signal.SIGKILL)
     time.sleep(0.05)
-  return ended
+  return ended, is_killed
 
 
 def send(processes, number):
@@ -115,7 +120,7 @@ def main():
 
   for number in (signal.SIGINT, signal.SIGTERM):
     signal.signal(number, handle)
-  ended = wait(processes)
+  ended, is_killed = wait(processes)
   for _, threads in started:
     for thread in threads:
       thread.join()
@@ -123,7 +128,7 @@ def main():
   if not failed:
     return 0
   status = processes[failed[0]].returncode
-  if {process.returncode for process in processes} != {status}:
+  if is_killed or {process.returncode for process in processes} != {status}:
     print(
       f"launch/local.py: process {failed[0]} of {args.processes} ended with"
       f" {said(status)}, the others were stopped; the same command goes on from the"

@@ -18,6 +18,7 @@ import tiny_config
 
 from lamd_jax import main, sample, train, transfer
 from lamd_jax import workdir as workdir_lib
+from lamd_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
 TINY = f"--config={ROOT / 'tests' / 'tiny_config.py'}"
@@ -77,6 +78,7 @@ class ConfigurationTest(MainTestCase):
     ("--config.stages=()", "config.stages is empty"),
     ("--config.compute_dtype=half", "'half'; known: float32, bfloat16"),
     ("--config.mesh.data=3", "mesh .* does not fit 8 device"),
+    ("--config.run.log_examples=2", "log_examples=2: expected True or False|bool"),
     ("--config.dmg.train.batch_size=12", "batch_size=12 .* nearest sizes: 8 or 16"),
     ("--config.dmg.train.schedule=cos", "'cos'; known: constant, cosine, linear"),
     ("--config.dmg.train.log_every=0", "dmg.train.log_every=0: .* from 1 on"),
@@ -170,6 +172,10 @@ class ArgumentsTest(MainTestCase):
     (["--mode=sample"], "no config.json: expected a folder that --mode=train wrote"),
     (["--mode=evaluate"], "no config.json: expected a folder"),
     (["--mode=report"], "no work folder"),
+    (["--num_processes=2"], "--coordinator is missing: several processes need"),
+    (["--coordinator=a", "--num_processes=2", "--process_id=0"], "expected host:port"),
+    (["--distributed", "--coordinator=a:1"], "give --distributed, .*or --coordinator"),
+    (["--init_timeout=9"], "--init_timeout needs --distributed or --coordinator"),
   )
   def test_a_wrong_argument_is_named(self, args, message):
     self.assert_refused(message, TINY, *args)
@@ -297,6 +303,34 @@ class BegunFolderTest(MainTestCase):
     ):
       with mock.patch.object(train, "train", side_effect=error):
         self.assertEqual(run(TINY, f"--workdir={self.folder}"), expected)
+
+
+class SeveralProcessesTest(MainTestCase):
+  """What main does where it has joined others: they are played here."""
+
+  def run_with(self, error):
+    with (
+      mock.patch.object(main.processes, "are_several", lambda: True),
+      mock.patch.object(main.processes, "leave", side_effect=SystemExit) as leave,
+      mock.patch.object(train, "train", side_effect=error),
+    ):
+      _, stderr = run(TINY, "--mode=train", f"--workdir={self.folder}")
+    self.assertEqual(leave.call_count, 1)
+    return leave.call_args[0][0], stderr
+
+  def test_a_lost_process_is_one_line_that_says_what_to_do(self):
+    lost = ValueError("UNKNOWN: Gloo all-reduce failed:\nConnection reset by peer")
+    status, stderr = self.run_with(lost)
+    self.assertEqual(status, 134)
+    self.assertRegex(
+      stderr, r"\Aerror: another process of this run is gone \(.*\); start all .*\n\Z"
+    )
+
+  def test_an_error_of_its_own_ends_it_at_once_too(self):
+    status, stderr = self.run_with(ValueError("mine"))
+    self.assertEqual(status, 1)
+    self.assertRegex(stderr, r"(?s)Traceback.*ValueError: mine\n\Z")
+    self.assertEqual(self.run_with(UserError("given")), (2, "error: given\n"))
 
 
 class ProcessTest(MainTestCase):

@@ -938,7 +938,8 @@ MISTAKES = [
   *_mistakes(
     "train.py",
     ("saved before the step", "save(number, state)", "save(number - 1, state)"),
-    ("a signal while a step is logged", "is_stop = bool(stop)", "is_stop = stop"),
+    ("a signal while a step is logged", "is_stop = stop.after_update()",
+     "is_stop = stop.after_update() or stop"),
     ("a signal lost at the last step", "  if stop:\n    raise Stopped",
      "  if is_stop and not is_last:\n    raise Stopped"),
     ("data from the beginning after a resume", "start_step=first + passed_over",
@@ -1023,6 +1024,38 @@ MISTAKES = [
     ("one strength only", "float(text) for text in argument.split(\",\")",
      "float(argument) for _ in (0,)"),
   ),
+  *_mistakes(
+    "training/processes.py",
+    ("a process too many", "0 <= process_id < num_processes",
+     "0 <= process_id <= num_processes"),
+    ("any port", "0 < int(port) < 2**16", "0 < int(port)"),
+    ("only the error itself is asked", "pending.extend((e.__cause__, e.__context__))",
+     "pass"),
+    ("a group is not opened", "pending.extend(e.exceptions)", "pass"),
+    ("the process ends through JAX", "os._exit(2)  #", "leave(2)  #"),
+  ),
+  *_mistakes(
+    "training/preemption.py",
+    ("every update counts as the first", "next(_UPDATES)", "1"),
+    ("a handler over the service's", "numbers = (signal.SIGINT,)",
+     "numbers = (signal.SIGTERM, signal.SIGINT)"),
+    ("Ctrl-C is kept", "os.kill(os.getpid(), signal.SIGTERM)", "pass"),
+  ),
+  *_mistakes(
+    "training/examples.py",
+    ("updates in the order of files", "for step in sorted(rows)", "for step in rows"),
+    ("rows in the order of files", "for row in sorted(rows[step])",
+     "for row in rows[step]"),
+    ("who disagrees wins", "known.setdefault(row, number) != number",
+     "known.setdefault(row, number) is None"),
+    ("rows may lack", "sorted(known) != list(range(len(known)))", "False"),
+  ),
+  Mistake("processes that fail go unnoticed", "launch/local.py",
+          "        if process.returncode:", "        if process.returncode == 1:",
+          "tests/launch_test.py"),
+  Mistake("every process has the first devices", "launch/local.py",
+          "first = number * args.devices_per_process", "first = 0",
+          "tests/launch_test.py"),
 ]  # fmt: skip
 
 

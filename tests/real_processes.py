@@ -1,4 +1,4 @@
-"""Starts trainings as real processes on this machine, without a launcher."""
+"""Trainings as real processes on this machine, with the launcher and without."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import time
+from typing import NamedTuple
 
 TESTS = pathlib.Path(__file__).resolve().parent
 ROOT = TESTS.parent
@@ -14,31 +15,55 @@ CONFIG = TESTS / "one_stage_config.py"
 STAGE = "mcd_vae"
 
 
-def start(folder, number, *, steps, more=()):
+def start(folder, number, *, steps):
   """Starts so many processes of one training; each writes a log beside the folder."""
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
-    port = probe.getsockname()[1]
-  environment = os.environ | {
+    address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
+  command = [sys.executable, "-u", "-m", "lamd_jax.main", *_arguments(folder, steps)]
+  several = [address, f"--num_processes={number}"] if number > 1 else []
+  return [
+    _open(folder, i, [*command, *several, *([f"--process_id={i}"] if several else [])])
+    for i in range(number)
+  ]
+
+
+def launch(folder, number, *, steps):
+  """Starts the launcher of so many processes; it writes the first one's log."""
+  command = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={number}"]
+  return _open(folder, 0, [*command, *_arguments(folder, steps)])
+
+
+def children(launcher):
+  """What a launcher has started, in order, to send signals to."""
+  path = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+  return [Child(int(pid)) for pid in path.read_text().split()]
+
+
+class Child(NamedTuple):
+  pid: int
+
+  def send_signal(self, number):
+    os.kill(self.pid, number)
+
+
+def _arguments(folder, steps):
+  return ["--mode=train", f"--config={CONFIG}:steps={steps}", f"--workdir={folder}"]
+
+
+def _open(folder, number, command):
+  with log(folder, number).open("w") as file:
+    return subprocess.Popen(command, env=environment(), stdout=file, stderr=file)
+
+
+def environment():
+  """Of a process with one CPU device that compiles quickly and finds the tests."""
+  return os.environ | {
     "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TESTS))),
     "JAX_PLATFORMS": "cpu",
-    # One device each, compiled quickly.
     "XLA_FLAGS": "--xla_backend_optimization_level=0"
     " --xla_llvm_disable_expensive_passes=true",
   }
-  command = [sys.executable, "-u", "-m", "lamd_jax.main", "--mode=train"]
-  command += [f"--config={CONFIG}:steps={steps}", f"--workdir={folder}", *more]
-  processes = []
-  for i in range(number):
-    several = (f"--coordinator=127.0.0.1:{port}", f"--num_processes={number}")
-    several = (*several, f"--process_id={i}") if number > 1 else ()
-    with log(folder, i).open("w") as file:
-      processes.append(
-        subprocess.Popen(
-          [*command, *several], env=environment, stdout=file, stderr=file
-        )
-      )
-  return processes
 
 
 def log(folder, number):

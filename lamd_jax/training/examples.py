@@ -5,13 +5,15 @@ stage's folder. The order itself depends on the seed and the number of the updat
 alone, whatever the number of processes: this is how to see that.
 """
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 import json
 import os
 import pathlib
 from typing import TextIO
 
 import jax
+from jaxtyping import Int
+import numpy as np
 
 from lamd_jax.training.disk import explain_full_disk
 from lamd_jax.training.logging import open_to_append
@@ -24,25 +26,31 @@ NAME = "examples_{}.jsonl"
 class Log:
   """Writes a line for each update; use it as a context manager."""
 
-  def __init__(self, folder: Folder, *, is_on: bool):
-    """Opens the file to append to it; where it is not on, all this does nothing."""
+  def __init__(self, folder: Folder, rows: Sequence[int], *, is_on: bool):
+    """Opens the file to append to it.
+
+    Args:
+      folder: Of the stage.
+      rows: Which rows of the global batch this process gives, in their order.
+      is_on: Whether to write at all.
+    """
     self._folder = pathlib.Path(folder)
+    self._rows = [int(row) for row in rows]
     self._file: TextIO | None = None
     if is_on:
       with explain_full_disk(self._folder):
         self._file = open_to_append(self._folder / NAME.format(jax.process_index()))
 
-  def write(self, step: int, first_row: int, index: Iterable[int]) -> None:
+  def write(self, step: int, index: Int[np.ndarray, " b"]) -> None:
     """Notes the examples that this process gave to an update.
 
     Args:
       step: Updates made, this one included.
-      first_row: Where its rows begin in the global batch.
       index: Number of each row's video.
     """
     if self._file is None:
       return
-    line = {"step": step, "first_row": first_row, "index": [int(i) for i in index]}
+    line = {"step": step, "rows": self._rows, "index": index.tolist()}
     with explain_full_disk(self._folder):
       self._file.write(json.dumps(line) + "\n")
       self._file.flush()
@@ -71,16 +79,17 @@ def read(folder: Folder) -> dict[int, list[int]]:
   """
   rows: dict[int, dict[int, int]] = {}
   for path in sorted(pathlib.Path(folder).glob(NAME.format("*"))):
-    by_step: dict[int, tuple[int, list[int]]] = {}
+    by_step: dict[int, dict[int, int]] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
       try:
         line = json.loads(text)
-        by_step[int(line["step"])] = int(line["first_row"]), list(line["index"])
+        pairs = zip(line["rows"], line["index"], strict=True)
+        by_step[int(line["step"])] = {int(row): int(i) for row, i in pairs}
       except (ValueError, TypeError, KeyError):
         continue
-    for step, (first, index) in by_step.items():
+    for step, by_row in by_step.items():
       known = rows.setdefault(step, {})
-      for row, number in enumerate(index, first):
+      for row, number in by_row.items():
         if known.setdefault(row, number) != number:
           raise UserError(
             f"{path}: row {row} of update {step} is example {number}, in another file"

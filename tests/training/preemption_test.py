@@ -1,9 +1,13 @@
 """Signals as a flag."""
 
+import os
 import signal
 import threading
+from unittest import mock
 
 from absl.testing import absltest, parameterized
+import jax
+from jax.experimental import multihost_utils
 
 from lamd_jax.training import preemption
 
@@ -24,8 +28,10 @@ class PreemptionTest(parameterized.TestCase):
   def test_a_signal_sets_the_flag_and_nothing_else(self, number):
     with preemption.stop_on_signals() as stop:
       self.assertFalse(stop)
+      self.assertFalse(stop.after_update())
       send(number)
       self.assertTrue(stop)
+      self.assertTrue(stop.after_update())
       self.assertEqual(stop.signal_name, number.name)
 
   def test_a_second_interrupt_leaves_at_once(self):
@@ -55,6 +61,31 @@ class PreemptionTest(parameterized.TestCase):
     send(signal.SIGTERM)
     self.assertEqual(caught, [signal.SIGTERM])
     self.assertIs(signal.getsignal(signal.SIGINT), interrupt)
+
+  def test_of_several_processes_the_service_says_after_which_update(self):
+    counted, answers, sent = [], iter([False, True]), []
+
+    def reached(number):
+      counted.append(number)
+      return next(answers)
+
+    with (
+      mock.patch.object(jax.distributed, "is_initialized", lambda: True),
+      mock.patch.object(multihost_utils, "reached_preemption_sync_point", reached),
+      mock.patch.object(os, "kill", lambda *args: sent.append(args)),
+      preemption.stop_on_signals() as stop,
+    ):
+      before = signal.getsignal(signal.SIGTERM)  # Left to the service.
+      send(signal.SIGINT)  # Handed to it.
+      self.assertEqual(sent, [(os.getpid(), signal.SIGTERM)])
+      self.assertFalse(stop)
+      self.assertFalse(stop.after_update())
+      self.assertTrue(stop.after_update())
+      self.assertEqual(stop.signal_name, "SIGTERM")
+      with self.assertRaises(KeyboardInterrupt):
+        send(signal.SIGINT)
+    self.assertEqual(counted[1] - counted[0], 1)
+    self.assertIs(signal.getsignal(signal.SIGTERM), before)
 
   def test_outside_the_main_thread_the_flag_stays_down(self):
     flags = []

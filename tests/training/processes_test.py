@@ -2,21 +2,98 @@
 
 import pathlib
 import signal
+import subprocess
+import sys
 import tempfile
+import time
 
-from absl.testing import absltest
+from absl.testing import absltest, parameterized
 import numpy as np
 import one_stage_config
 import real_processes
 
 from lamd_jax import train
 from lamd_jax import workdir as workdir_lib
-from lamd_jax.training import checkpoint, examples
+from lamd_jax.training import checkpoint, examples, processes
+from lamd_jax.types import UserError
 
 STEPS = 8
 
 
-class ProcessesTest(absltest.TestCase):
+class ArgumentsTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (("a:1", None, 0), "--num_processes is missing"),
+    ((None, 2, None), "--coordinator is missing"),
+    (("a:1", 2, None), "--process_id is missing"),
+    (("a", 2, 0), "--coordinator=a: expected host:port"),
+    ((":8476", 2, 0), "--coordinator=:8476: expected host:port"),
+    (("a:70000", 2, 0), "--coordinator=a:70000: expected host:port"),
+    (("a:1", 2, 2), "--process_id=2 with --num_processes=2: expected 0 to 1"),
+    (("a:1", 2, -1), "--process_id=-1 .* expected 0 to 1"),
+    (("a:1", 0, 0), "--num_processes=0: expected at least 1"),
+  )
+  def test_what_names_no_process_is_said(self, arguments, message):
+    with self.assertRaisesRegex(UserError, rf"\A{message}"):
+      processes.join(*arguments)
+
+  def test_a_timeout_is_at_least_a_second(self):
+    with self.assertRaisesRegex(UserError, "--init_timeout=0: expected seconds"):
+      processes.join("a:1", 2, 0, timeout=0)
+
+
+class PeerLostTest(absltest.TestCase):
+  def chained(self, error):
+    try:
+      try:
+        raise error
+      except Exception as e:
+        raise RuntimeError("while saving") from e
+    except RuntimeError as e:
+      return e
+
+  def test_a_broken_collective_is_told_from_an_error_of_ones_own(self):
+    lost = ValueError("UNKNOWN: Gloo all-reduce failed: Connection reset by peer")
+    unhealthy = RuntimeError("UNAVAILABLE: The following tasks are unhealthy")
+    for error in (lost, unhealthy):
+      self.assertTrue(processes.is_peer_lost(error))
+      self.assertTrue(processes.is_peer_lost(self.chained(error)))
+      self.assertTrue(
+        processes.is_peer_lost(ExceptionGroup("two", [KeyError(), error]))
+      )
+    own = ValueError("the step is not finite")
+    self.assertFalse(processes.is_peer_lost(self.chained(own)))
+    # What a user has done is told as it is.
+    self.assertFalse(processes.is_peer_lost(UserError("--coordinator: gloo")))
+
+
+class AloneTest(absltest.TestCase):
+  def test_one_process_is_the_first_and_waits_for_none(self):
+    self.assertFalse(processes.are_several())
+    self.assertTrue(processes.is_first())
+    processes.wait_for_all("nothing")
+    for value in (True, False):
+      self.assertIs(processes.as_first_sees(value), value)
+
+  def test_a_coordinator_that_does_not_answer_is_named_with_the_seconds(self):
+    code = (
+      "from lamd_jax.training import processes\n"
+      "processes.join('127.0.0.1:9', 2, 1, timeout=1)"
+    )
+    begin = time.monotonic()
+    done = subprocess.run(
+      [sys.executable, "-c", code],
+      cwd=real_processes.ROOT,
+      capture_output=True,
+      text=True,
+      timeout=120,
+    )
+    self.assertLess(time.monotonic() - begin, 100)
+    self.assertEqual(done.returncode, 2)
+    *_, line = done.stderr.splitlines()
+    self.assertRegex(line, r"\Aerror: --coordinator=127.0.0.1:9: .* within 1 s")
+
+
+class TwoProcessesTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
     temporary = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
@@ -28,19 +105,22 @@ class ProcessesTest(absltest.TestCase):
     train.train(config, folder)
 
   def test_two_that_are_stopped_together_are_gone_on_from_by_one(self):
-    processes = real_processes.start(self.parts, 2, steps=STEPS)
-    real_processes.wait_for_update(processes, self.parts, 2)
-    processes[1].send_signal(signal.SIGTERM)  # One hears it, both save.
-    statuses, _ = real_processes.wait(processes, 120)
+    launcher = real_processes.launch(self.parts, 2, steps=STEPS)
+    real_processes.wait_for_update([launcher], self.parts, 2)
+    # One hears it, both save.
+    real_processes.children(launcher)[1].send_signal(signal.SIGTERM)
+    statuses, _ = real_processes.wait([launcher], 120)
     log = real_processes.log(self.parts, 0).read_text()
-    self.assertEqual(statuses, [128 + signal.SIGTERM] * 2, log)
+    self.assertEqual(statuses, [128 + signal.SIGTERM], log)
+    self.assertNotIn("launch/local.py:", log)  # All ended in the same way.
     folder = self.parts / real_processes.STAGE
     stopped = checkpoint.latest_step(folder / workdir_lib.CHECKPOINTS)
     assert stopped is not None
-    self.assertIn(f"stage mcd_vae saved at step {stopped} of {STEPS}", log)
-    self.assertNotIn("saved at step", real_processes.log(self.parts, 1).read_text())
     self.assertBetween(stopped, 2, STEPS - 1)
+    said = f"stage mcd_vae saved at step {stopped} of {STEPS}"
+    self.assertEqual(log.count(said), 1)
     self.assertEqual(list(examples.read(folder)), [*range(1, stopped + 1)])
+    self.assertLen(list(folder.glob("examples_*.jsonl")), 2)
 
     self.train_here(self.parts)
     self.train_here(self.whole)
