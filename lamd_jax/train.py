@@ -329,11 +329,11 @@ def train_stage(
       while number < values.steps:
         number += 1
         with log.waiting():
-          examples = next(batches)
-        batch = sharding.shard_batch(sharding.local_part(examples), mesh)
+          part = sharding.local_part(next(batches))
+        batch = sharding.shard_batch(part, mesh)
         with profiler.step(number):
           state, metrics = train_step(state, batch, step_key, stage)
-        watch.saw(number, examples["index"])
+        watch.saw(number, part["index"])
         is_last = number == values.steps
         is_stop = bool(stop)  # Once: a signal may come at any time.
         is_save = is_last or is_stop or number % values.checkpoint_every == 0
@@ -342,9 +342,8 @@ def train_stage(
         # Before it could be saved: what is not finite ends the run, or takes it back to
         # a checkpoint, and on with the batches after the bad one.
         if is_logged and (bad := watch.look(log.window)) is not None:
-          jax.tree.map(lambda x: x.delete(), state)  # Room for the one before.
           restored = checkpoint.restore_before(
-            manager, placed, bad, values.checkpoint_every
+            manager, placed, bad, values.checkpoint_every, in_place_of=state
           )
           state = restored[0] if restored else begin()
           number = int(state.step)
