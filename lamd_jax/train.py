@@ -320,9 +320,8 @@ def train_stage(
         # Before it could be saved: what is not finite ends the run, or takes it back to
         # a checkpoint, and on with the batches after the bad one.
         if is_logged and (bad := watch.look(log.window)) is not None:
-          jax.tree.map(lambda x: x.delete(), state)  # Room for the one before.
           restored = checkpoint.restore_before(
-            manager, placed, bad, values.checkpoint_every
+            manager, placed, bad, values.checkpoint_every, in_place_of=state
           )
           state = restored[0] if restored else begin()
           number = int(state.step)

@@ -193,7 +193,12 @@ def restore_latest(
 
 
 def restore_before(
-  manager: Manager, abstract_state: TrainState, step: int, every: int
+  manager: Manager,
+  abstract_state: TrainState,
+  step: int,
+  every: int,
+  *,
+  in_place_of: TrainState | None = None,
 ) -> tuple[TrainState, dict[str, Any]] | None:
   """Returns state and meta of a step to roll back to, and deletes the later ones.
 
@@ -206,11 +211,13 @@ def restore_before(
     abstract_state: As in `restore_latest`.
     step: Steps from here on are of no use.
     every: Updates between regular checkpoints.
+    in_place_of: A state that is of no more use; its memory is given free first.
 
   Returns:
     None if there is no such step: the run has to begin again.
   """
   finish(manager)
+  jax.tree.map(lambda x: x.delete(), in_place_of)
   regular = [x for x in manager.all_steps() if x < step and x % every == 0]
   restored = _restore(manager, abstract_state, regular)
   kept = 0 if restored is None else int(restored[0].step)
