@@ -9,10 +9,8 @@ import time
 
 from absl.testing import absltest, parameterized
 import numpy as np
-import one_stage_config
 import real_processes
 
-from lamd_jax import train
 from lamd_jax import workdir as workdir_lib
 from lamd_jax.training import checkpoint, examples, processes
 from lamd_jax.types import UserError
@@ -99,17 +97,13 @@ class TwoProcessesTest(absltest.TestCase):
     temporary = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     self.whole, self.parts = temporary / "whole", temporary / "parts"
 
-  def train_here(self, folder):
-    config = one_stage_config.get_config(f"steps={STEPS}")
-    workdir_lib.open_workdir(folder, config)
-    train.train(config, folder)
-
   def test_two_that_are_stopped_together_are_gone_on_from_by_one(self):
+    whole = real_processes.start(self.whole, 1, steps=STEPS)
     launcher = real_processes.launch(self.parts, 2, steps=STEPS)
     real_processes.wait_for_update([launcher], self.parts, 2)
     # One hears it, both save.
     real_processes.children(launcher)[1].send_signal(signal.SIGTERM)
-    statuses, _ = real_processes.wait([launcher], 120)
+    statuses, _ = real_processes.wait([launcher], 300)
     log = real_processes.log(self.parts, 0).read_text()
     self.assertEqual(statuses, [128 + signal.SIGTERM], log)
     self.assertNotIn("launch/local.py:", log)  # All ended in the same way.
@@ -122,8 +116,8 @@ class TwoProcessesTest(absltest.TestCase):
     self.assertEqual(list(examples.read(folder)), [*range(1, stopped + 1)])
     self.assertLen(list(folder.glob("examples_*.jsonl")), 2)
 
-    self.train_here(self.parts)
-    self.train_here(self.whole)
+    one = real_processes.start(self.parts, 1, steps=STEPS)
+    self.assertEqual(real_processes.wait([*whole, *one], 300)[0], [0, 0])
     self.assertEqual(
       examples.read(folder), examples.read(self.whole / real_processes.STAGE)
     )
