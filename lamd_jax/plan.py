@@ -114,11 +114,20 @@ def plan(
 
 def measure(config: Config, name: str) -> Need:
   """Compiles the update of a stage, and asks the compiler what it needs."""
+  return ask(config, name, *compile_step(config, name))
+
+
+def compile_step(config: Config, name: str) -> tuple[program.Program, Any]:
+  """Returns the program of a stage around shapes, and its update, compiled."""
   logging.info("compiling %s", name)
   mesh = sharding.make_mesh(config.mesh.to_dict())
-  stage = abstract_stage(config, name)
-  training = program.make_program(config, name, stage, mesh)
-  compiled = training.step.lower(*training.arguments).compile()
+  training = program.make_program(config, name, abstract_stage(config, name), mesh)
+  return training, training.step.lower(*training.arguments).compile()
+
+
+def ask(config: Config, name: str, training: program.Program, compiled: Any) -> Need:
+  """Returns what a compiled update needs."""
+  mesh = sharding.make_mesh(config.mesh.to_dict())
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   is_loop = config[name].train.accumulate > 1
   return Need(

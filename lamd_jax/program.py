@@ -28,6 +28,12 @@ LOOP_KEYS = (
   "sample_every",
 )
 
+# On CPU, the compiler spreads work over cores at the cost of memory: what is computed
+# again would be so early, and save nothing.
+MEMORY_FIRST = {
+  "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+}
+
 
 class Program(NamedTuple):
   """Two functions of `stage`, and what the second one takes.
@@ -85,11 +91,13 @@ def make_program(
     for k, x in batch.items()
   }
   everywhere = sharding.replicated(mesh)
+  is_remat = config.run.remat != "none"
   train_step = jax.jit(
     make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate),
     in_shardings=(of_state, None, everywhere, of_stage),
     out_shardings=(of_state, everywhere),
     donate_argnums=0,
+    compiler_options=MEMORY_FIRST.get(jax.default_backend()) if is_remat else None,
   )
   shardings = (of_state, of_batch, everywhere, of_stage)
   return Program(init, train_step, (state, batch, key, stage), shardings)

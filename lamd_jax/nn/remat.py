@@ -17,9 +17,11 @@ from lamd_jax.nn.conv import RESULT
 # enters a block is kept always; "none" is no rematerialisation.
 POLICIES: dict[str, Callable[..., Any] | None] = {
   "none": None,
-  # Convolutions and matrix products; norms and activations are computed again.
+  # Convolutions and products with weights. What is computed again is elementwise, but
+  # for attention's own products: its scores, of every pixel with every pixel, would
+  # take as much memory as this saves.
   "elementwise": jax.checkpoint_policies.save_from_both_policies(
-    jax.checkpoint_policies.dots_saveable,
+    jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(RESULT),
   ),
   "block": jax.checkpoint_policies.nothing_saveable,

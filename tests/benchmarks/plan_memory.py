@@ -1,0 +1,85 @@
+r"""Is the peak of --mode=plan what a training step takes? On CPU, for three stages.
+
+    PYTHONPATH=. python tests/benchmarks/plan_memory.py
+
+Each in a process of its own: the plan's peak; the step is compiled, the allocator gives
+back what compiling took, the arrays of the plan are made, two steps are run; measured
+is the high-water mark of resident memory (VmHWM, reset by /proc/self/clear_refs) less
+what was resident before there were arrays. Linux only.
+"""
+
+import ctypes
+import gc
+import importlib.util
+import pathlib
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from lamd_jax import plan
+
+ROOT = pathlib.Path(__file__).parents[2]
+CASES = (
+  ("quickstart", "mcd_vae", {"mcd_vae.train.batch_size": 16}),
+  ("quickstart", "dmg", {"dmg.train.batch_size": 256}),
+  ("vdm_shapes", "base", {"base.train.batch_size": 32}),
+)
+
+
+def status(key: str) -> int:
+  """Bytes in a line of /proc/self/status."""
+  for line in pathlib.Path("/proc/self/status").read_text().splitlines():
+    if line.startswith(f"{key}:"):
+      return int(line.split()[1]) * 1024
+  raise KeyError(key)
+
+
+def load(name: str):
+  path = ROOT / "configs" / f"{name}.py"
+  spec = importlib.util.spec_from_file_location(name, path)
+  assert spec is not None and spec.loader is not None
+  module = importlib.util.module_from_spec(spec)
+  spec.loader.exec_module(module)
+  return module.get_config()
+
+
+def case(number: int) -> None:
+  """Prints planned and measured bytes."""
+  name, stage_name, changes = CASES[number]
+  config = load(name)
+  config.update_from_flattened_dict(changes)
+  training, compiled = plan.compile_step(config, stage_name)
+  need = plan.ask(config, stage_name, training, compiled)
+  gc.collect()
+  ctypes.CDLL(None).malloc_trim(0)
+  before = status("VmRSS")
+  pathlib.Path("/proc/self/clear_refs").write_text("5")
+
+  def filled(x):
+    if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+      return jax.random.key(0)
+    return jnp.full(x.shape, 1e-3, x.dtype)
+
+  state, *others = jax.tree.map(filled, training.arguments)
+  for _ in range(2):
+    state, metrics = compiled(state, *others)
+    jax.block_until_ready((state, metrics))
+  measured = status("VmHWM") - before
+  print(
+    f"| {name}, {stage_name}, batch {config[stage_name].train.batch_size}"
+    f" | {need.peak / 1e6:.0f} | {measured / 1e6:.0f}"
+    f" | {need.peak / measured - 1:+.1%} |",
+    flush=True,
+  )
+
+
+if __name__ == "__main__":
+  if len(sys.argv) > 1:
+    case(int(sys.argv[1]))
+  else:
+    print("| stage | planned (MB) | measured (MB) | planned against measured |")
+    print("| --- | --- | --- | --- |", flush=True)
+    for i in range(len(CASES)):
+      subprocess.run([sys.executable, __file__, str(i)], check=True)
