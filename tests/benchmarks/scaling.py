@@ -55,7 +55,7 @@ def main() -> None:
       compute = step / devices / (MFU * peak.flops)
       # Ring all-reduce of float32 gradients: each device sends nearly twice their size.
       reduce = 2 * (devices - 1) / devices * held["parameters"] / link
-      # The update reads and writes parameters, average and moments, and reads gradients.
+      # The update reads and writes parameters, average, moments, and reads gradients.
       update = (
         2 * (held["parameters"] + held["average"] + held["optimizer"])
         + held["parameters"]
