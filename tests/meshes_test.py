@@ -171,7 +171,9 @@ class MeshesTest(parameterized.TestCase):
     one, other = results(name, "one"), results(name, mesh_name)
     self.assertIn("grad_norm", one[0])
     for key, value in one[0].items():
-      np.testing.assert_allclose(other[0][key], value, rtol=1e-5, err_msg=key)
+      # Of a vector of norms those count that are not nearly nothing.
+      close = dict(rtol=1e-5, atol=1e-6 * np.max(value) if np.ndim(value) else 0)
+      np.testing.assert_allclose(other[0][key], value, **close, err_msg=key)
     for found, expected in zip(other[1], one[1], strict=True):
       self.assert_close(found, expected, "gradient")
     self.assert_close(other[2], one[2], "samples")
@@ -212,7 +214,8 @@ class MeshesTest(parameterized.TestCase):
     moved, found = train(there, name, restored[0], 2)
     self.assertEqual(int(moved.step), 3)
     for key in expected:
-      np.testing.assert_allclose(found[key], expected[key], rtol=1e-5, err_msg=key)
+      close = dict(rtol=1e-5, atol=1e-6 * np.max(expected[key]))
+      np.testing.assert_allclose(found[key], expected[key], **close, err_msg=key)
     self.assert_close(*jax.device_get((moved.params, straight.params)), "parameters")
 
 
