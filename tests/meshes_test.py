@@ -26,12 +26,13 @@ from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import init_adversarial_state, init_state
 
 KEY = jax.random.key(5)
-F = 4
+F = 2
 MESHES = {
   "data": {"data": 8},
   "fsdp": {"fsdp": 8},
   "tensor": {"data": 2, "fsdp": 2, "tensor": 2},
   "context": {"data": 4, "context": 2},
+  "three": {"fsdp": 2, "tensor": 2, "context": 2},
 }
 STAGES = ("mcd_vae", "dmg", "base")
 
@@ -43,11 +44,12 @@ def lamd():
   # Eight channels at least, so that all can be split over eight.
   config.mcd_vae.model.update(
     content_channels=8,
-    encoder_channels=(8, 16),
-    motion_encoder_channels=(8, 16),
-    decoder_channels=(8, 16),
+    encoder_channels=(8,),
+    motion_encoder_channels=(8,),
+    decoder_channels=(8,),
+    decoder_blocks=(0,),
   )
-  config.mcd_vae.adversary.model.channels = (8, 16)
+  config.mcd_vae.adversary.model.update(channels=(8,), frame_strides=())
   config.dmg.model.update(attention_factors=(1,), head_channels=2)
   config.sample.num_steps = 2
   return config
@@ -190,7 +192,7 @@ class MeshesTest(parameterized.TestCase):
     self.check(name, mesh_name)
 
   @pytest.mark.slow
-  @parameterized.product(name=STAGES, mesh_name=("data", "fsdp"))
+  @parameterized.product(name=STAGES, mesh_name=("data", "fsdp", "three"))
   def test_they_are_on_the_other_meshes_too(self, name, mesh_name):
     self.check(name, mesh_name)
 

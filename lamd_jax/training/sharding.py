@@ -89,7 +89,7 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
     UserError: Neither axis is a multiple of the number of slices.
   """
   within = [sizes[name] for name in AXES]
-  split = dict(devices=devices, allow_split_physical_axes=True)
+  split: dict[str, Any] = dict(devices=devices, allow_split_physical_axes=True)
   slices = len({getattr(device, "slice_index", 0) for device in devices})
   if slices == 1:
     return mesh_utils.create_device_mesh(within, **split)
@@ -257,7 +257,7 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 
 
 def local_rows(
-  mesh: Mesh, batch_size: int, devices: Collection[jax.Device] | None = None
+  mesh: Mesh, batch_size: int, devices: Collection[Any] | None = None
 ) -> list[int]:
   """Returns which examples of a global batch a process needs, in their order.
 
