@@ -25,6 +25,11 @@ host="$(hostname -s)"
 port=$((20000 + RANDOM % 20000))
 pids=()
 stop() {
+  # A step that is still completing would be left behind.
+  for _ in $(seq 50); do
+    [[ -n "$(squeue -h 2>/dev/null)" ]] && sleep 0.2 || break
+  done
+  sleep 1
   kill "${pids[@]}" 2>/dev/null || true
   wait "${pids[@]}" 2>/dev/null || true
   rm -rf "$folder"
