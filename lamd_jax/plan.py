@@ -10,7 +10,7 @@ and batches take the same everywhere; temporaries do not, so a plan made on a la
 an accelerator is an estimate.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 import copy
 import dataclasses
 import math
@@ -195,8 +195,10 @@ def trials(config: Config, name: str) -> Iterator[Trial]:
     for n in _doublings(data)
   ]
   yield Trial("fsdp", split)
-  together = parts[-1:] and [{accumulate: parts[-1]}]
-  yield Trial("all of these", [_merged([*together, *remat[-1:], *split[-1:]])])
+  together: dict[str, Any] = {accumulate: parts[-1]} if parts else {}
+  for most in (*remat[-1:], *split[-1:]):
+    together |= most
+  yield Trial("all of these", [together])
   sizes = [train.batch_size // n for n in _doublings(train.batch_size // shards)]
   yield Trial("batch", [{f"{name}.train.batch_size": n, accumulate: 1} for n in sizes])
   frames = config.data.num_frames
@@ -277,10 +279,6 @@ def _shard_bytes(tree: Any, where: Any) -> int:
 def _doublings(limit: int) -> list[int]:
   """2, 4, 8 and so on, as far as they divide."""
   return [n for n in (2**i for i in range(1, 64)) if n <= limit and limit % n == 0]
-
-
-def _merged(changes: list[Mapping[str, Any]]) -> dict[str, Any]:
-  return {key: value for change in changes for key, value in change.items()}
 
 
 def _gb(size: float) -> str:

@@ -149,7 +149,7 @@ class ArgumentsTest(MainTestCase):
   @parameterized.parameters(
     (["extra"], "unexpected argument 'extra'"),
     (["--imge=x.png"], "Unknown command line flag 'imge'"),
-    (["--mode=trian"], r"--mode=trian: .* <all\|train\|.*\|report\|transfer>"),
+    (["--mode=trian"], r"--mode=trian: .* <all\|train\|.*\|transfer\|plan>"),
     (["--image=x.png"], "--image needs --mode=sample or --mode=transfer"),
     (["--video=x.mp4", "--mode=train"], "--video needs --mode=sample or --mode=tr"),
     (["--task=extend", "--video=x", "--mode=transfer"], "--task needs --mode=sample"),
@@ -158,6 +158,8 @@ class ArgumentsTest(MainTestCase):
     (["--profile_steps=20:10"], "--profile_steps=20:10: expected FIRST:LAST"),
     (["--strength=2", "--mode=sample"], "--strength needs --mode=transfer"),
     (["--mix=5", "--mode=sample"], "--mix needs --mode=transfer"),
+    (["--devices=8", "--mode=train"], "--devices needs --mode=plan"),
+    (["--memory_gb=16"], "--memory_gb needs --mode=plan"),
     (["--mode=transfer", "--image=x.png"], "--mode=transfer needs --motion"),
     (["--mode=transfer", "--motion=x.mp4"], "--mode=transfer needs .* --image"),
     (["--mode=transfer", "--strength=1,a"], "--strength=1,a: expected a number"),

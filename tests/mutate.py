@@ -42,6 +42,43 @@ def _mistakes(
 
 MISTAKES = [
   *_mistakes(
+    "nn/remat.py",
+    ("a policy that is not used", "nn.remat(call, policy=POLICIES[policy])",
+     "nn.remat(call, policy=POLICIES['block'])"),
+    ("nothing is computed again", "if POLICIES[policy] is None:", "if True:"),
+    ("the static arguments get lost", "block(*args, **static)\n  return nn",
+     "block(*args)\n  return nn"),
+  ),
+  *_mistakes(
+    "training/flops.py",
+    ("a multiply-add is one operation", "return 2.0 * batch", "return 1.0 * batch"),
+    ("padding counts", "real = (place >= 0) & (place <= (size - 1) * lhs_dilation)",
+     "real = place == place"),
+    ("holes between dilated entries count", "(real & (place % lhs_dilation == 0))",
+     "real"),
+    ("a loop is one turn", 'params["length"] * _count', "_count"),
+    ("the CPU's branch counts", "[branches[chosen.index(None)]]",
+     '[branches[1 - chosen.index(None)]]'),
+    ("results nobody needs count", "if needed.isdisjoint(eqn.outvars)", "if False"),
+    ("the batch is summed over too", "for i in contracted", "for i in range(len(lhs))"),
+  ),
+  *_mistakes(
+    "training/step.py",
+    ("parts are added up", "lambda x: x / count, total", "lambda x: x, total"),
+    ("every part has one key", "keys = jax.vmap(jax.random.fold_in, (None, 0))(key,"
+     " jnp.arange(count))", "keys = jnp.stack([key] * count)"),
+    ("parts are blocks of rows", '"(b k) ... -> k b ..."', '"(k b) ... -> k b ..."'),
+  ),
+  *_mistakes(
+    "plan.py",
+    ("what is donated counts twice", "    - memory.alias_size_in_bytes\n", ""),
+    ("temporaries are forgotten", "    + memory.temp_size_in_bytes,", "    + 0,"),
+    ("the discriminator is forgotten", 'size("params", "critic_params")',
+     'size("params")'),
+    ("the last that fits", "        break\n", ""),
+    ("a batch counts on every device whole", "at.shard_shape(x.shape)", "x.shape"),
+  ),
+  *_mistakes(
     "diffusion/schedules.py",
     ("log-SNR halved", "return jnp.where(t >= 1.0, self.logsnr_min, logsnr)",
      "return jnp.where(t >= 1.0, self.logsnr_min, 0.5 * logsnr)"),

@@ -62,10 +62,12 @@ def count_flops(fn: Callable[..., Any], *args: Any) -> float:
   are computed: for the utilisation of a device by a model, count without.
 
   Args:
-    fn: Traced, not run.
+    fn: Traced, not run; it may be compiled by `jax.jit`.
     *args: Of it; arrays or `jax.ShapeDtypeStruct`s.
   """
-  return _count(jax.make_jaxpr(fn)(*args).jaxpr)
+  # Options of a compiled function are for the outermost one alone, so it stays that.
+  traced: Any = fn if hasattr(fn, "trace") else jax.jit(fn)
+  return _count(traced.trace(*args).jaxpr.jaxpr)
 
 
 def _count(jaxpr: core.Jaxpr) -> float:

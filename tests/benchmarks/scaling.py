@@ -53,9 +53,9 @@ def main() -> None:
       peak = flops.peak(kind)
       assert peak is not None
       compute = step / devices / (MFU * peak.flops)
-      # Ring all-reduce of float32 gradients: each device sends nearly twice their size.
+      # All-reduce of float32 gradients by a ring: nearly twice their size is sent.
       reduce = 2 * (devices - 1) / devices * held["parameters"] / link
-      # The update reads and writes parameters, average, moments, and reads gradients.
+      # Parameters, average and moments are read and written, gradients read.
       update = (
         2 * (held["parameters"] + held["average"] + held["optimizer"])
         + held["parameters"]

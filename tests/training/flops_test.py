@@ -140,6 +140,10 @@ class FlopsTest(parameterized.TestCase):
     assert found is not None
     self.assertEqual(found.flops, flops)
 
+  def test_a_compiled_function_may_have_options_of_its_compiler(self):
+    options = {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+    self.assertEqual(count_flops(jax.jit(matmul, compiler_options=options), A, B), ONE)
+
   def test_of_a_cpu_nothing_is_known(self):
     self.assertIsNone(peak("cpu"))
 
