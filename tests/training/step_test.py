@@ -25,12 +25,12 @@ WIDTH = 1040  # 1040 x 1040 float32 is 4.1 MiB: large enough to be split.
 def quadratic(stage, params, batch, key):
   """A loss with noise and a frozen matrix; its gradient is not sparse."""
   noise = 0.01 * jax.random.normal(key, batch["x"].shape)
-  error = (batch["x"] + noise) @ params["w"] + params["b"] - stage["target"]
+  error = (batch["x"] + noise) @ params["kernel"] + params["b"] - stage["target"]
   return jnp.mean(jnp.square(error)), {"bias": jnp.mean(params["b"])}
 
 
 def init(tx, key):
-  params = {"w": jax.random.normal(key, (WIDTH, WIDTH)) / 32, "b": jnp.ones(WIDTH)}
+  params = {"kernel": jax.random.normal(key, (WIDTH, WIDTH)) / 32, "b": jnp.ones(WIDTH)}
   return init_state(params, tx)
 
 
@@ -165,7 +165,7 @@ class StepTest(parameterized.TestCase):
     for sizes in ({"data": -1}, {"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 8}):
       run = Run(sizes, optax.sgd(0.1))
       state, metrics = run.train(run.init(KEY), 0, 3)
-      split.append(not state.params["w"].sharding.is_fully_replicated)
+      split.append(not state.params["kernel"].sharding.is_fully_replicated)
       results.append(jax.device_get((state, metrics)))
     self.assertEqual(split, [False, True, True])
     self.assertEqual(int(results[0][0].step), 3)
