@@ -72,6 +72,7 @@ class EditTest(parameterized.TestCase):
         stages=("base",),
         mesh=dict(data=-1),
         data=dict(num_frames=F, resolution=S, frame_stride=1),
+        sample=dict(),
         evaluate=dict(samples_per_clip=2),
         condition=dict(
           kind=kind,

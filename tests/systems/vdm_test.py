@@ -65,6 +65,7 @@ def make_real(kind="class", **kwargs):
   config = ml_collections.ConfigDict()
   config.system = "vdm"
   config.compute_dtype = "float32"
+  config.run = dict(remat="none")
   config.data = dict(num_frames=F, resolution=S)
   config.condition = dict(kind=kind, dropout=0.3, num_classes=CLASSES)
   config.base = dict(
