@@ -43,7 +43,7 @@ class Compiler:
     mesh = sharding.make_mesh(config.mesh.to_dict())
     said = (train.batch_size, train.accumulate, config.run.remat, mesh.shape["fsdp"])
     self.asked.append((*said, config.data.num_frames))
-    fields = vars(NEED) | {"peak": self.peak(*self.asked[-1])}
+    fields = vars(NEED) | {"peak": int(self.peak(*self.asked[-1]))}
     return plan.Need(**fields)
 
 

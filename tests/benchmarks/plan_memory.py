@@ -16,7 +16,7 @@ import subprocess
 import sys
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from lamd_jax import plan
 
@@ -52,6 +52,8 @@ def case(number: int) -> None:
   config.update_from_flattened_dict(changes)
   training, compiled = plan.compile_step(config, stage_name)
   need = plan.ask(config, stage_name, training, compiled)
+  # Only copies: to fill arrays by JAX would compile a program for each shape.
+  key = jax.random.key(0)
   gc.collect()
   ctypes.CDLL(None).malloc_trim(0)
   before = status("VmRSS")
@@ -59,8 +61,8 @@ def case(number: int) -> None:
 
   def filled(x):
     if jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
-      return jax.random.key(0)
-    return jnp.full(x.shape, 1e-3, x.dtype)
+      return key
+    return jax.device_put(np.full(x.shape, 1e-3, x.dtype), may_alias=False)
 
   state, *others = jax.tree.map(filled, training.arguments)
   for _ in range(2):

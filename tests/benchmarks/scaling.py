@@ -16,12 +16,17 @@ from lamd_jax.training import flops, sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAGES = (("bair", "mcd_vae"), ("bair", "dmg"), ("vdm_kinetics600", "base"))
-# Machine: devices, kind, memory of one in bytes, bytes each can send in a second.
+MFU = 0.4  # Assumed: of the peak, what the networks reach.
+# Kind, bytes of memory, bytes a second it can send, devices; from data sheets.
 MACHINES = {
-  "v5e-256": (256, "TPU v5 lite", 16e9, 200e9),
-  "8x H200": (8, "NVIDIA H200", 141e9, 450e9),
+  "v5e": ("TPU v5 lite", 16e9, 200e9, (8, 64, 256)),
+  "H200": ("NVIDIA H200", 141e9, 450e9, (1, 8)),
 }
-MFU = 0.4
+# Clips on each device, whatever the number of devices: that is weak scaling.
+CLIPS = {
+  ("v5e", "mcd_vae"): 1, ("v5e", "dmg"): 8, ("v5e", "base"): 1,
+  ("H200", "mcd_vae"): 4, ("H200", "dmg"): 8, ("H200", "base"): 32,
+}  # fmt: skip
 
 
 def load(name: str):
@@ -42,31 +47,41 @@ def main() -> None:
     training = program.make_program(config, stage_name, stage, mesh)
     held = plan.held(training)
     step = flops.count_flops(training.step, *training.arguments)
-    config.run.remat = "block"
-    again = plan.abstract_stage(config, stage_name)
-    blocks = program.make_program(config, stage_name, again, mesh)
-    with_remat = flops.count_flops(blocks.step, *blocks.arguments)
+    ratios = {}
+    for remat in ("elementwise", "block"):
+      config.run.remat = remat
+      again = plan.abstract_stage(config, stage_name)
+      other = program.make_program(config, stage_name, again, mesh)
+      ratios[remat] = flops.count_flops(other.step, *other.arguments) / step
     gb = {key: f"{value / 1e9:.3f}" for key, value in held.items()}
     print(f"\n{name} {stage_name}: {rows} clips, {step:.4g} FLOPs, {gb} GB")
-    print(f"  remat block: {with_remat / step:.3f} of the FLOPs")
-    for machine, (devices, kind, memory, link) in MACHINES.items():
+    print(f"  FLOPs with remat: {ratios}", flush=True)
+    weights = held["parameters"]
+    state = weights + held["average"] + held["optimizer"]
+    for machine, (kind, memory, link, counts) in MACHINES.items():
       peak = flops.peak(kind)
       assert peak is not None
-      compute = step / devices / (MFU * peak.flops)
-      # All-reduce of float32 gradients by a ring: nearly twice their size is sent.
-      reduce = 2 * (devices - 1) / devices * held["parameters"] / link
-      # Parameters, average and moments are read and written, gradients read.
-      update = (
-        2 * (held["parameters"] + held["average"] + held["optimizer"])
-        + held["parameters"]
-      ) / peak.bandwidth
-      kept = sum(held.values()) + held["parameters"] - held["batch"]
-      print(
-        f"  {machine}: {rows / devices:g} clips a device,"
-        f" {step / devices:.4g} FLOPs, {1e3 * compute:.1f} ms at MFU {MFU:.0%};"
-        f" all-reduce {1e3 * reduce:.2f} ms; update {1e3 * update:.2f} ms;"
-        f" state and gradients {kept / 1e9:.2f} of {memory / 1e9:.0f} GB"
-      )
+      clips = CLIPS[machine, stage_name]
+      compute = clips * step / rows / (MFU * peak.flops)
+      for devices in counts:
+        is_split = state + weights + held["frozen"] > 0.5 * memory
+        ring = (devices - 1) / devices * weights / link
+        # Whole parameters: gradients are reduced, in two passes. Split ones: they are
+        # gathered for the forward and the backward pass, gradients scattered.
+        network = (3 if is_split else 2) * ring
+        # Read and written: the state; read: gradients.
+        parts = devices if is_split else 1
+        update = (2 * state + weights) / parts / peak.bandwidth
+        whole = (state + weights) / parts + held["frozen"]
+        times = [max(compute, network) + update, compute + network + update]
+        limit = "arithmetic" if compute > network else "network"
+        print(
+          f"| {machine} | {devices} | {clips} | {clips * devices}"
+          f" | {'split' if is_split else 'whole'} | {whole / 1e9:.2f}"
+          f" | {1e3 * compute:.1f} | {1e3 * network:.1f} | {1e3 * update:.2f}"
+          f" | {1e3 * times[0]:.1f} to {1e3 * times[1]:.1f} | {limit} |",
+          flush=True,
+        )
 
 
 if __name__ == "__main__":
