@@ -130,10 +130,13 @@ def ask(config: Config, name: str, training: program.Program, compiled: Any) -> 
   mesh = sharding.make_mesh(config.mesh.to_dict())
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
   is_loop = config[name].train.accumulate > 1
+  sizes = held(training)
   return Need(
-    **held(training),
+    **sizes,
     temporaries=memory.temp_size_in_bytes,
-    peak=memory.argument_size_in_bytes
+    # Not the compiler's arguments: it drops those that an update does not look at, such
+    # as a frozen decoder, but they are on the device.
+    peak=sum(sizes.values())
     + memory.output_size_in_bytes
     - memory.alias_size_in_bytes
     + memory.temp_size_in_bytes,
@@ -208,7 +211,7 @@ def trials(config: Config, name: str) -> Iterator[Trial]:
 
 
 def _fitting(
-  config: Config, name: str, limit: float
+  config: Config, name: str, limit: int | float
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
   """Yields for each way what first fits; None if nothing does."""
   for what, changes in trials(config, name):
@@ -262,7 +265,7 @@ def _say(name: str, need: Need, peak: flops.Peak | None) -> None:
     print("  the peak of this device is not known, so neither is the time of a step")
 
 
-def _memory(device: Any) -> float:
+def _memory(device: Any) -> int | float:
   """Bytes of a device; those of simulated ones are a share of the machine's."""
   stats = device.memory_stats()
   if stats and "bytes_limit" in stats:
@@ -285,5 +288,5 @@ def _doublings(limit: int) -> list[int]:
   return [n for n in (2**i for i in range(1, 64)) if n <= limit and limit % n == 0]
 
 
-def _gb(size: float) -> str:
+def _gb(size: int | float) -> str:
   return f"{size / 1e9:,.3f} GB"

@@ -73,6 +73,8 @@ MISTAKES = [
     "plan.py",
     ("what is donated counts twice", "    - memory.alias_size_in_bytes\n", ""),
     ("temporaries are forgotten", "    + memory.temp_size_in_bytes,", "    + 0,"),
+    ("what is not looked at does not count", "sum(sizes.values())",
+     "memory.argument_size_in_bytes"),
     ("the discriminator is forgotten", 'size("params", "critic_params")',
      'size("params")'),
     ("the last that fits", "        break\n", ""),

@@ -85,7 +85,7 @@ class PlanTest(parameterized.TestCase):
     need = plan.measure(CONFIG, "dmg")
     inside = need.parameters + need.average + need.optimizer + need.frozen + need.batch
     self.assertGreaterEqual(need.peak, inside + need.temporaries)
-    # Beside it: the random key, the step, metrics.
+    # Beside it: metrics. The new state is where the old one was.
     self.assertLess(need.peak, inside + need.temporaries + 4096)
     self.assertGreater(need.temporaries, 0)
     self.assertEqual(need.flops, need.flops_computed)

@@ -87,8 +87,8 @@ def make_adversarial_step(
     tx: The optimizer of both.
     ema_decay: See `make_train_step`.
     learning_rate_fn: See there.
-    accumulate: See there; both learn from all parts, at the parameters before the
-      update.
+    accumulate: See there. Both networks learn from all parts, as they are before the
+      update; an adaptive weight of the adversarial loss is each part's own.
 
   Returns:
     `train_step(state, batch, root_key, stage) -> (state, metrics)`, where `stage` has
