@@ -103,7 +103,7 @@ def writing(workdir):
   return found
 
 
-def doing(job, workdir, leftovers):
+def doing(job, workdir, leftovers, stages):
   """What a job is at, from what it has said and what is new in its folder."""
   new = [v for k, v in writing(workdir).items() if k not in leftovers]
   if new:
@@ -120,7 +120,9 @@ def doing(job, workdir, leftovers):
   steps = steps_of(workdir)
   if "work folder" not in text:
     return "starting"
-  return f"training or sampling, saved {steps}" if steps else "training"
+  if has_trained(workdir, stages):
+    return "sampling"
+  return f"training, saved {steps}" if steps else "training"
 
 
 def has_trained(workdir, stages):
@@ -154,7 +156,7 @@ def end_once(how, job, workdir, leftovers, rng, duration, stages):
     reached = wait_for(job, lambda: time.monotonic() - job.started >= seconds)
   if not reached:
     return None
-  what = doing(job, workdir, leftovers)
+  what = doing(job, workdir, leftovers, stages)
   return job.end(number), what
 
 
