@@ -74,7 +74,8 @@ def main() -> None:
         update = (2 * state + weights) / parts / peak.bandwidth
         whole = (state + weights) / parts + held["frozen"]
         times = [max(compute, network) + update, compute + network + update]
-        limit = "arithmetic" if compute > network else "network"
+        by = {"arithmetic": compute, "network": network, "memory": update}
+        limit = max(by, key=lambda x: by[x])
         print(
           f"| {machine} | {devices} | {clips} | {clips * devices}"
           f" | {'split' if is_split else 'whole'} | {whole / 1e9:.2f}"
