@@ -36,18 +36,19 @@ MEMORY_FIRST = {
 
 
 class Program(NamedTuple):
-  """Two functions of `stage`, and what the second one takes.
+  """Functions of `stage`, and what the last two take.
 
   Attributes:
     init: `(stage, key, batch) -> state`.
-    step: `(state, batch, key, stage) -> (state, metrics)`, compiled where it is called;
-      the state is donated.
+    update: `(state, batch, key, stage) -> (state, metrics)`.
+    step: The same, compiled where it is called, for this stage; the state is donated.
     arguments: Shapes of what `step` takes. A batch may have other arrays, as where
       latents are kept; it lies as `sharding.shard_batch` puts it.
     shardings: Of each of them.
   """
 
   init: Callable[..., Any]
+  update: Callable[..., Any]
   step: Any
   arguments: tuple[Any, ...]
   shardings: tuple[Any, ...]
@@ -92,15 +93,16 @@ def make_program(
   }
   everywhere = sharding.replicated(mesh)
   is_remat = config.run.remat != "none"
+  update = make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate)
   train_step = jax.jit(
-    make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate),
+    update,
     in_shardings=(of_state, None, everywhere, of_stage),
     out_shardings=(of_state, everywhere),
     donate_argnums=0,
     compiler_options=MEMORY_FIRST.get(jax.default_backend()) if is_remat else None,
   )
   shardings = (of_state, of_batch, everywhere, of_stage)
-  return Program(init, train_step, (state, batch, key, stage), shardings)
+  return Program(init, update, train_step, (state, batch, key, stage), shardings)
 
 
 def model_flops(training: Program, batch: Batch | None = None) -> float:
@@ -113,9 +115,11 @@ def model_flops(training: Program, batch: Batch | None = None) -> float:
     batch: Whose shapes are taken; by default those of its arguments.
   """
   state, shapes, key, stage = training.arguments
+  step = training.step  # Which need not be traced again.
   if stage.model.remat != "none":
+    step = training.update
     stage = dataclasses.replace(stage, model=stage.model.clone(remat="none"))
-  return flops.count_flops(training.step, state, batch or shapes, key, stage)
+  return flops.count_flops(step, state, batch or shapes, key, stage)
 
 
 def make_optimizer(config: Config, name: str):
