@@ -116,9 +116,10 @@ def model_flops(training: Program, batch: Batch | None = None) -> float:
   """
   state, shapes, key, stage = training.arguments
   step = training.step  # Which need not be traced again.
-  if stage.model.remat != "none":
+  model = getattr(stage, "model", None)
+  if getattr(model, "remat", "none") != "none":
     step = training.update
-    stage = dataclasses.replace(stage, model=stage.model.clone(remat="none"))
+    stage = dataclasses.replace(stage, model=model.clone(remat="none"))
   return flops.count_flops(step, state, batch or shapes, key, stage)
 
 
