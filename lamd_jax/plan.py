@@ -92,7 +92,7 @@ def plan(
   device = jax.local_devices()[0]
   limit = memory_gb * 1e9 if memory_gb else _memory(device)
   print(
-    f"{jax.device_count()} x {device.device_kind}, {_gb(limit)} each"
+    f"{jax.device_count()} x {device.device_kind}, {_size(limit)} each"
     f"{'' if memory_gb else ' (--memory_gb=N plans for another size)'}"
   )
   found: dict[str, Any] = {"device": device.device_kind, "memory": limit, "stages": {}}
@@ -101,7 +101,7 @@ def plan(
     _say(name, need, flops.peak(device.device_kind))
     said: dict[str, Any] = dataclasses.asdict(need)
     if need.peak > limit:
-      print(f"  does not fit into {_gb(limit)}. What would:")
+      print(f"  does not fit into {_size(limit)}. What would:")
       said["fits"] = dict(_fitting(config, name, limit))
       if not any(said["fits"].values()):
         print("  nothing of this alone; combine, or take larger or more devices")
@@ -233,10 +233,10 @@ def _fitting(
       if peak <= limit:
         fits = {"changes": change, "peak": peak}
         flags = " ".join(f"--config.{key}={value}" for key, value in change.items())
-        print(f"    {what:12} {flags}: {_gb(peak)}")
+        print(f"    {what:12} {flags}: {_size(peak)}")
         break
     if fits is None and least < math.inf:
-      print(f"    {what:12} no: {_gb(least)} or more")
+      print(f"    {what:12} no: {_size(least)} or more")
     yield what, fits
 
 
@@ -246,14 +246,14 @@ def _say(name: str, need: Need, peak: flops.Peak | None) -> None:
   for key in (
     "parameters", "average", "optimizer", "frozen", "batch", "temporaries", "peak"
   ):  # fmt: skip
-    print(f"  {key:12} {_gb(getattr(need, key)):>11}")
+    print(f"  {key:12} {_size(getattr(need, key)):>11}")
   each = need.flops_computed / need.devices
   again = need.flops_computed / need.flops - 1 if need.flops else 0.0
   print(f"  FLOPs of a step: {need.flops:.4g}; on each device {each:.4g}", end="")
   print(f", {again:.0%} of the model's computed again" if again > 0.005 else "")
   seconds = {"arithmetic": each / peak.flops} if peak else {}
   if need.bytes_accessed is not None:
-    print(f"  bytes accessed by a step, on each device: {_gb(need.bytes_accessed)}")
+    print(f"  bytes accessed by a step, on each device: {_size(need.bytes_accessed)}")
     if peak:
       seconds["memory"] = need.bytes_accessed / peak.bandwidth
   if seconds:
@@ -284,5 +284,5 @@ def _doublings(limit: int) -> list[int]:
   return [n for n in (2**i for i in range(1, 64)) if n <= limit and limit % n == 0]
 
 
-def _gb(size: int | float) -> str:
-  return f"{size / 1e9:,.3f} GB"
+def _size(size: int | float) -> str:
+  return f"{size / 1e9:,.2f} GB" if size >= 1e9 else f"{size / 1e6:,.2f} MB"

@@ -116,7 +116,7 @@ def model_flops(training: Program, batch: Batch | None = None) -> float:
   """
   state, shapes, key, stage = training.arguments
   step = training.step  # Which need not be traced again.
-  model = getattr(stage, "model", None)
+  model: Any = getattr(stage, "model", None)
   if getattr(model, "remat", "none") != "none":
     step = training.update
     stage = dataclasses.replace(stage, model=model.clone(remat="none"))
