@@ -15,12 +15,13 @@ CONFIG = TESTS / "one_stage_config.py"
 STAGE = "mcd_vae"
 
 
-def start(folder, number, *, steps):
-  """Starts so many processes of one training; each writes a log beside the folder."""
+def start(folder, number, *, steps, mode=("--mode=train",)):
+  """Starts so many processes of one job; each writes a log beside the folder."""
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
-  command = [sys.executable, "-u", "-m", "lamd_jax.main", *_arguments(folder, steps)]
+  command = [sys.executable, "-u", "-m", "lamd_jax.main"]
+  command += _arguments(folder, steps, mode)
   several = [address, f"--num_processes={number}"] if number > 1 else []
   return [
     _open(folder, i, [*command, *several, *([f"--process_id={i}"] if several else [])])
@@ -28,10 +29,10 @@ def start(folder, number, *, steps):
   ]
 
 
-def launch(folder, number, *, steps):
+def launch(folder, number, *, steps, mode=("--mode=train",)):
   """Starts the launcher of so many processes; it writes the first one's log."""
   command = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={number}"]
-  return _open(folder, 0, [*command, *_arguments(folder, steps)])
+  return _open(folder, 0, [*command, *_arguments(folder, steps, mode)])
 
 
 def children(launcher):
@@ -47,8 +48,8 @@ class Child(NamedTuple):
     os.kill(self.pid, number)
 
 
-def _arguments(folder, steps):
-  return ["--mode=train", f"--config={CONFIG}:steps={steps}", f"--workdir={folder}"]
+def _arguments(folder, steps, mode):
+  return [*mode, f"--config={CONFIG}:steps={steps}", f"--workdir={folder}"]
 
 
 def _open(folder, number, command):

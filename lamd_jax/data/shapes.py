@@ -272,13 +272,12 @@ def _place(
 ) -> Shape:
   """Draws a shape that the ones in front of it do not hide in frame 0."""
   best, best_gap = None, -np.inf
+  begin = np.zeros(1)
+  there = [(other.centers(begin)[0], other.extent) for other in front]
   for _ in range(12):
     shape = _draw(rng, color_name, size)
-    center = shape.centers(np.zeros(1))[0]
-    gaps = [
-      np.hypot(*(center - other.centers(np.zeros(1))[0])) - other.extent
-      for other in front
-    ]
+    center = shape.centers(begin)[0]
+    gaps = [np.hypot(*(center - other)) - extent for other, extent in there]
     gap = min(gaps, default=np.inf)
     if gap > best_gap:
       best, best_gap = shape, gap

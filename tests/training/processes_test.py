@@ -1,6 +1,7 @@
 """Several real processes: one training, one place to stop, one order of examples."""
 
 import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import real_processes
 
 from lamd_jax import workdir as workdir_lib
+from lamd_jax.data import video_io
 from lamd_jax.training import checkpoint, examples, processes
 from lamd_jax.types import UserError
 
@@ -126,6 +128,26 @@ class TwoProcessesTest(absltest.TestCase):
     np.testing.assert_allclose(
       [ours[step] for step in expected], [*expected.values()], rtol=1e-5
     )
+
+  def test_two_give_a_picture_the_motion_that_one_gives_it(self):
+    clip = self.whole.with_name("clip.mp4")
+    frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
+    video_io.write_mp4(clip, frames, 8.0)
+    alone = real_processes.start(self.whole, 1, steps=1)
+    self.assertEqual(real_processes.wait(alone, 300)[0], [0])
+    made = self.whole / "transferred"
+    files = []
+    for start, number in ((real_processes.launch, 2), (real_processes.start, 1)):
+      mode = ("--mode=transfer", f"--motion={clip}", f"--video={clip}")
+      started = start(self.whole, number, steps=1, mode=mode)
+      statuses, _ = real_processes.wait(started if number == 1 else [started], 300)
+      log = real_processes.log(self.whole, 0).read_text()
+      self.assertEqual(statuses, [0], log)
+      self.assertEqual(log.count(".mp4"), 2)  # Said once: the video, and the grid.
+      files.append({path.name: path.read_bytes() for path in made.iterdir()})
+      shutil.rmtree(made)
+    self.assertLen(files[0], 5)  # The same with gif, and all frames.
+    self.assertEqual(*files)
 
 
 if __name__ == "__main__":
