@@ -1021,6 +1021,9 @@ MISTAKES = [
      "_either(_is_finite(loss, norms), updated, critic)", "updated"),
     ("a bad gradient of a finite loss applied",
      'jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])', "jnp.isfinite(loss)"),
+    ("the rate of the step, not of the update",
+     "learning_rate_fn(_updates_made(state))\n    is_finite",
+     "learning_rate_fn(state.step)\n    is_finite"),
     tests="tests/training/health_test.py",
   ),
   *_mistakes(

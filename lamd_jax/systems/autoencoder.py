@@ -22,7 +22,7 @@ from lamd_jax.models.perceptual import LPIPS, I3DDistance
 from lamd_jax.models.vgg import VGG16
 from lamd_jax.types import Metrics, Params, PRNGKey, UserError
 
-KL_REDUCTIONS = ("pixels", "latents")
+KL_REDUCTIONS = ("latents", "pixels")
 FORMS = ("hinge", "log")
 DISTANCES = {"lpips_vgg": LPIPS(VGG16()), "i3d": I3DDistance()}
 MAX_LAMBDA = 1e4
@@ -34,9 +34,11 @@ class Losses:
 
   Attributes:
     kl_weight: beta.
-    kl_reduction: What the KL of a clip, in nats, is divided by: the number of its
-      pixel values, as in latent diffusion's code, which sums both terms; or the number
-      of entries of its latent, which weighs it some hundred times as much.
+    kl_reduction: What the KL of a clip, in nats, is divided by: "latents", the number
+      of entries of its latent; or "pixels", that of its pixel values, as in latent
+      diffusion's code, which sums both terms. That weighs it some hundred times less,
+      and then a beta of 1e-2 keeps no appearance out of LaMD's motion
+      (`configs/README.md`).
     perceptual: A distance of videos by a frozen network: "lpips_vgg", the paper's; or
       "i3d", which is not LPIPS, but sees motion, and costs far less on small machines.
     perceptual_weight: Of it.
@@ -45,7 +47,7 @@ class Losses:
   """
 
   kl_weight: float
-  kl_reduction: str = "pixels"
+  kl_reduction: str = "latents"
   perceptual: str = "none"
   perceptual_weight: float = 1.0
   perceptual_frames: int = 0

@@ -46,7 +46,7 @@ def make_train_step(
       batch.
     tx: The optimizer, with clipping and learning rate inside.
     ema_decay: Decay of the moving average, in [0, 1], once warmed up.
-    learning_rate_fn: Step to learning rate, for the metrics only.
+    learning_rate_fn: Updates made to learning rate, for the metrics only.
     accumulate: In how many parts the batch goes through the network, one after the
       other; the update is that of the mean gradient, and metrics are means.
 
@@ -69,7 +69,7 @@ def make_train_step(
     ((loss, metrics), grads), _ = _by_parts(gradients, batch, key, accumulate)
     metrics = {**metrics, "loss": loss, **_norms(grads)}
     if learning_rate_fn is not None:
-      metrics["learning_rate"] = learning_rate_fn(state.step)
+      metrics["learning_rate"] = learning_rate_fn(_updates_made(state))
     is_finite = _is_finite(loss, metrics)
     return _updated(state, grads, tx, ema_decay, is_finite), metrics
 
@@ -138,7 +138,7 @@ def make_adversarial_step(
     metrics = {**metrics, **critic_metrics, "critic_loss": critic_loss}
     metrics |= {"loss": loss, **_norms(grads)}
     if learning_rate_fn is not None:
-      metrics["learning_rate"] = learning_rate_fn(state.step)
+      metrics["learning_rate"] = learning_rate_fn(_updates_made(state))
     state = _updated(state, grads, tx, ema_decay, _is_finite(loss, metrics))
     params, opt_state = critic
     state = dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state)
@@ -181,6 +181,16 @@ def _by_parts(
   zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), means)
   total, rows = jax.lax.scan(add, zeros, (parts, keys))
   return jax.tree.map(lambda x: x / count, total), jax.tree.map(join, rows)
+
+
+def _updates_made(state: TrainState | AdversarialState) -> Int[Array, ""]:
+  """Where the optimizer is in its schedule: skipped updates do not count.
+
+  All of its counters agree; one without any counter has no schedule.
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
+  counts = [x for path, x in leaves if getattr(path[-1], "name", "") == "count"]
+  return counts[0] if counts else state.step
 
 
 def _norms(grads: Params) -> dict[str, Array]:

@@ -19,7 +19,8 @@ def normal(*shape, seed=0):
 class KLTest(absltest.TestCase):
   def test_the_two_reductions_differ_by_the_ratio_of_the_sizes(self):
     kl = jnp.array([3.0, 5.0])
-    by_pixels = autoencoder.kl_loss(Losses(0.5), kl, 16 * 64 * 64 * 3, 16 * 16 * 3)
+    losses = Losses(0.5, kl_reduction="pixels")
+    by_pixels = autoencoder.kl_loss(losses, kl, 16 * 64 * 64 * 3, 16 * 16 * 3)
     np.testing.assert_allclose(by_pixels, 0.5 * 4.0 / (16 * 64 * 64 * 3), rtol=1e-6)
     losses = Losses(0.5, kl_reduction="latents")
     by_latents = autoencoder.kl_loss(losses, kl, 16 * 64 * 64 * 3, 16 * 16 * 3)
@@ -177,7 +178,7 @@ class GradientTest(parameterized.TestCase):
 
 class CheckTest(parameterized.TestCase):
   @parameterized.parameters(
-    (dict(kl_reduction="sum"), "kl_reduction='sum'; known: pixels, latents"),
+    (dict(kl_reduction="sum"), "kl_reduction='sum'; known: latents, pixels"),
     (dict(perceptual="lpips"), "perceptual='lpips'; known: none, lpips_vgg, i3d"),
     (dict(perceptual_frames=9), "perceptual_frames=9: expected 1 to 8"),
     (dict(perceptual="lpips_vgg"), "needs frames of 16 .* data.resolution is 8"),

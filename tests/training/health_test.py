@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lamd_jax.training import health
+from lamd_jax.training import health, optimizer
 from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import UserError
@@ -70,6 +70,18 @@ class GuardTest(parameterized.TestCase):
     self.assertEqual(np.isfinite(metrics[3]["loss"]), kind == "gradient")
     chex.assert_trees_all_equal(with_bad, without)
     chex.assert_tree_all_finite(with_bad)
+
+  @parameterized.parameters("adam", "muon")
+  def test_a_bad_update_leaves_the_learning_rate_where_it_was(self, name):
+    tx, rate_fn = optimizer.make_optimizer(9, 0.1, optimizer=name, schedule="linear")
+    step = jax.jit(step_lib.make_train_step(loss_fn, tx, 0.9, rate_fn))
+    state, seen = init_state(PARAMS, tx), []
+    for batch in (batch_at(0), bad_batch("loss"), batch_at(1), batch_at(2)):
+      state, metrics = step(state, batch, KEY, None)
+      seen.append(float(metrics["learning_rate"]))
+    # Of the one that was not made, what it would have been; the next one has the same.
+    expected = [0.1 * (1 - i / 9) for i in (0, 1, 1, 2)]
+    np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
   def test_the_norms_of_the_arrays_make_the_norm_of_the_gradient(self):
     batch = batch_at(1)
