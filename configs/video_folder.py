@@ -52,7 +52,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       kernels=((1, 3, 3), (3, 1, 1)),
     ),
     # With the extra `metrics`, perceptual="lpips_vgg" or "i3d" gives sharper pictures.
-    loss=dict(kl_weight=1e-2, kl_reduction="pixels", perceptual="none"),
+    loss=dict(kl_weight=1e-2, kl_reduction="latents", perceptual="none"),
     train=dict(
       steps=10 if smoke else 50_000,
       batch_size=4 if smoke else 16,

@@ -7,7 +7,7 @@ generate (`configs/landscape.py` says where the data are from):
       --config.data.path=DIR
 
 `reduction` is what the KL is divided by, which the paper does not say: by the number of
-pixels of a clip, or by that of entries of its latent, 256 times as strong or more.
+entries of a clip's latent, or by that of its pixels, 256 times as weak or more.
 
 `mini=shapes` and `mini=bair` are for two cores of a laptop, at 32x32, some minutes
 each; `:smoke` goes through everything in a minute. All of `configs/ablations`, in a
@@ -31,7 +31,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     mini=("", "shapes", "bair"),
     beta=1e-2,
     channels=3,
-    reduction=("pixels", "latents"),
+    reduction=("latents", "pixels"),
   )
   smoke, mini = args["smoke"], args["mini"]
 

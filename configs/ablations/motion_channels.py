@@ -72,7 +72,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     ),
     loss=dict(
       kl_weight=1e-2,
-      kl_reduction="pixels",
+      kl_reduction="latents",
       perceptual=pick("lpips_vgg", "none", "none"),
     ),
     adversary=dict(

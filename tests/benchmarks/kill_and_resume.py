@@ -315,8 +315,10 @@ def main():
         count += 1
         cells = [count, *row, "yes" if equal else "NO"]
         print("| " + " | ".join(map(str, cells)) + " |", flush=True)
-      if not rows:
-        print("a job was over before it could be ended; give it more steps")
+      # Over before it could be ended: on a busy machine the first runs were slow.
+      duration *= 1.0 if rows else 0.7
+      if duration < 1.0:
+        print("jobs are over before they can be ended; give them more steps")
         return 1
   print(f"{count} ends;", "all equal to the last bit" if all_equal else "NOT equal")
   return int(not all_equal)

@@ -25,13 +25,16 @@ from lamd_jax.metrics import measures
 _DATA = flags.DEFINE_enum("data", "shapes", ("shapes", "bair"), "Which clips.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS keeps BAIR.")
 _FOLDER = flags.DEFINE_string("folder", "runs/ablations", "For the work folders.")
+_KL = flags.DEFINE_enum(
+  "kl_reduction", "latents", ("latents", "pixels"), "What the KL is divided by."
+)
 _STEPS = flags.DEFINE_integer("steps", 0, "Of the first stage; 0 as configured.")
 _ONLY = flags.DEFINE_multi_string("only", [], "Variants to run; all by default.")
 
 VARIANTS = {
   "d=3, beta=1e-2": (beta, "beta=1e-2,channels=3"),
   "d=4, beta=1e-5": (beta, "beta=1e-5,channels=4"),
-  "d=3, beta=1e-2 by latents": (beta, "beta=1e-2,channels=3,reduction=latents"),
+  "d=3, beta=1e-3": (beta, "beta=1e-3,channels=3"),
   "d=3, beta=0": (motion_channels, "channels=3"),
   "d=1": (motion_channels, "channels=1"),
   "d=2": (motion_channels, "channels=2"),
@@ -44,6 +47,7 @@ def run(name: str, folder: pathlib.Path) -> dict[str, float]:
   """Trains a variant, unless that is done, and measures it."""
   module, arg = VARIANTS[name]
   config = module.get_config(f"mini={_DATA.value},{arg}")
+  config.mcd_vae.loss.kl_reduction = _KL.value
   if name.endswith("beta=0"):
     config.mcd_vae.loss.kl_weight = 0.0
   if _DATA.value == "bair":
@@ -73,7 +77,7 @@ def run(name: str, folder: pathlib.Path) -> dict[str, float]:
 
 def main(_) -> None:
   """Prints the table."""
-  folder = pathlib.Path(_FOLDER.value) / _DATA.value
+  folder = pathlib.Path(_FOLDER.value) / f"{_DATA.value}_{_KL.value}"
   keys = ("reconstruction_psnr", "reconstruction_ssim", "reconstruction_fvd")
   keys += ("sample_fvd", "mcd_vae_seconds")
   print(f"| {_DATA.value} |", " | ".join(keys), "|", flush=True)
