@@ -14,8 +14,9 @@ a full disk        the folder lies on a tmpfs that is grown only after the job h
 In a folder several ends follow each other, because later ones meet what earlier ones
 left. Every array of the last checkpoints must be equal to the last bit: parameters,
 averages and optimizer; so must the samples. A row for each end; status 1 unless all are
-equal. By default the smallest configuration of the tests, so that the job is mostly
-starting up; further arguments go to the job:
+equal. All starts must see the same cores: on one in place of two, sums are added up in
+another order, and rounded otherwise. By default the smallest configuration of the
+tests, so that the job is mostly starting up; further arguments go to the job:
 
     python tests/benchmarks/kill_and_resume.py -- --config.mcd_vae.train.steps=40
 """
