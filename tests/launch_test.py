@@ -234,7 +234,9 @@ if str(number) == options.get("fails"):
   sys.exit(3)
 if str(number) == options.get("is_killed"):
   os.kill(os.getpid(), signal.SIGKILL)
-time.sleep(float(options.get("sleep", 0)))
+end = time.monotonic() + float(options.get("sleep", 0))
+while time.monotonic() < end:  # In naps: a signal just before a sleep does not end it.
+  time.sleep(0.05)
 """
 
 
