@@ -1022,8 +1022,7 @@ MISTAKES = [
     ("a bad gradient of a finite loss applied",
      'jnp.isfinite(loss) & jnp.isfinite(norms["grad_norm"])', "jnp.isfinite(loss)"),
     ("the rate of the step, not of the update",
-     "learning_rate_fn(_updates_made(state))\n    is_finite",
-     "learning_rate_fn(state.step)\n    is_finite"),
+     "found[0][1] if found else state.step", "state.step"),
     tests="tests/training/health_test.py",
   ),
   *_mistakes(

@@ -68,8 +68,7 @@ def make_train_step(
 
     ((loss, metrics), grads), _ = _by_parts(gradients, batch, key, accumulate)
     metrics = {**metrics, "loss": loss, **_norms(grads)}
-    if learning_rate_fn is not None:
-      metrics["learning_rate"] = learning_rate_fn(_updates_made(state))
+    metrics |= _learning_rate(learning_rate_fn, state)
     is_finite = _is_finite(loss, metrics)
     return _updated(state, grads, tx, ema_decay, is_finite), metrics
 
@@ -137,8 +136,7 @@ def make_adversarial_step(
     )
     metrics = {**metrics, **critic_metrics, "critic_loss": critic_loss}
     metrics |= {"loss": loss, **_norms(grads)}
-    if learning_rate_fn is not None:
-      metrics["learning_rate"] = learning_rate_fn(_updates_made(state))
+    metrics |= _learning_rate(learning_rate_fn, state)
     state = _updated(state, grads, tx, ema_decay, _is_finite(loss, metrics))
     params, opt_state = critic
     state = dataclasses.replace(state, critic_params=params, critic_opt_state=opt_state)
@@ -183,14 +181,18 @@ def _by_parts(
   return jax.tree.map(lambda x: x / count, total), jax.tree.map(join, rows)
 
 
-def _updates_made(state: TrainState | AdversarialState) -> Int[Array, ""]:
-  """Where the optimizer is in its schedule: skipped updates do not count.
-
-  All of its counters agree; one without any counter has no schedule.
-  """
-  leaves = jax.tree_util.tree_leaves_with_path(state.opt_state)
-  counts = [x for path, x in leaves if getattr(path[-1], "name", "") == "count"]
-  return counts[0] if counts else state.step
+def _learning_rate(
+  learning_rate_fn: optax.Schedule | None, state: TrainState | AdversarialState
+) -> Metrics:
+  """The rate where the optimizer is in its schedule: skipped updates do not count."""
+  if learning_rate_fn is None:
+    return {}
+  is_schedule = lambda path, _: (
+    getattr(path[-1], "tuple_name", "") == optax.ScaleByScheduleState.__name__
+  )
+  found = optax.tree.get_all_with_path(state.opt_state, "count", is_schedule)
+  # Of Muon two, which agree; an optimizer without a schedule counts nothing.
+  return {"learning_rate": learning_rate_fn(found[0][1] if found else state.step)}
 
 
 def _norms(grads: Params) -> dict[str, Array]:

@@ -13,9 +13,9 @@ steps.
 Meanwhile batches are read ahead, so that the first ones of a turn, `prefetch` of the
 pipeline, cost nothing: a tenth.
 
-Beside it, what of the host's time goes to waiting for a batch and moving it, to the
-log, which waits for the device, and to saving. Pictures of what the model draws are
-not in it: `sample_every` says how often.
+Beside it, what of the host's time goes to waiting for a batch and moving it, and to
+saving; the log waits for the device, so its own time would say nothing. Pictures of
+what the model draws are not in it: `sample_every` says how often.
 """
 
 import argparse
@@ -134,12 +134,6 @@ def main():
     tempfile.TemporaryDirectory() as temporary,
     mock.patch.object(jax, "jit", noting_jit),
     mock.patch.object(training_log.Log, "waiting", clocked_waiting),
-    mock.patch.object(
-      training_log.Log, "step", clock.timed("log", training_log.Log.step)
-    ),
-    mock.patch.object(
-      train.health.Watch, "look", clock.timed("log", train.health.Watch.look)
-    ),
     mock.patch.object(checkpoint, "save", clock.timed("save", checkpoint.save)),
     mock.patch.object(
       sharding, "shard_batch", clock.timed("data", sharding.shard_batch)
@@ -156,7 +150,7 @@ def main():
   count = args.turn * len(turn.loop)
   print(f"step of {STAGE}: {1000 * bare / count:.1f} ms bare, {count} steps each")
   print("| part, on the host | ms a step | of a step |\n|---|---|---|")
-  for name in ("data", "log", "save"):
+  for name in ("data", "save"):
     spent = clock.seconds(name) / args.steps
     print(f"| {name} | {1000 * spent:.2f} | {spent * count / bare:.2%} |")
   slower = [a / b - 1 for a, b in zip(turn.loop, turn.bare, strict=False)]

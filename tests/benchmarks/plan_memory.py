@@ -1,4 +1,4 @@
-r"""Is the peak of --mode=plan what a training step takes? On CPU, for three stages.
+r"""Is the peak of --mode=plan what a training step takes? On CPU, for four steps.
 
     PYTHONPATH=. python tests/benchmarks/plan_memory.py
 
@@ -7,7 +7,7 @@ back what compiling took, the arrays of the plan are made, two steps are run; me
 is the high-water mark of resident memory (VmHWM, reset by /proc/self/clear_refs) less
 what was resident before there were arrays. glibc is told to give back what is freed at
 once: what it would keep is no need of the step. Not in the plan is what the runtime
-takes by itself: some 25 MB, and on CPU the blocks into which convolutions are packed.
+takes by itself: some 25 MB, and more with the batch, which weighs most in small steps.
 Linux only.
 """
 
@@ -26,6 +26,7 @@ from lamd_jax import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = (
+  ("quickstart", "mcd_vae", {"mcd_vae.train.batch_size": 16}),
   ("quickstart", "mcd_vae", {"mcd_vae.train.batch_size": 32}),
   ("quickstart", "dmg", {"dmg.train.batch_size": 256}),
   ("vdm_shapes", "base", {"base.train.batch_size": 32}),

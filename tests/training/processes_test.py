@@ -137,10 +137,12 @@ class TwoProcessesTest(absltest.TestCase):
     self.assertEqual(real_processes.wait(alone, 300)[0], [0])
     made = self.whole / "transferred"
     files = []
-    for start, number in ((real_processes.launch, 2), (real_processes.start, 1)):
-      mode = ("--mode=transfer", f"--motion={clip}", f"--video={clip}")
-      started = start(self.whole, number, steps=1, mode=mode)
-      statuses, _ = real_processes.wait(started if number == 1 else [started], 300)
+    job = dict(steps=1, mode=["--mode=transfer", f"--motion={clip}", f"--video={clip}"])
+    for begin in (
+      lambda: [real_processes.launch(self.whole, 2, **job)],
+      lambda: real_processes.start(self.whole, 1, **job),
+    ):
+      statuses, _ = real_processes.wait(begin(), 300)
       log = real_processes.log(self.whole, 0).read_text()
       self.assertEqual(statuses, [0], log)
       self.assertEqual(log.count(".mp4"), 2)  # Said once: the video, and the grid.
