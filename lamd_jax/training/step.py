@@ -192,7 +192,8 @@ def _learning_rate(
   )
   found = optax.tree.get_all_with_path(state.opt_state, "count", is_schedule)
   # Of Muon two, which agree; an optimizer without a schedule counts nothing.
-  return {"learning_rate": learning_rate_fn(found[0][1] if found else state.step)}
+  count = found[0][1] if found else state.step
+  return {"learning_rate": jnp.asarray(learning_rate_fn(count))}
 
 
 def _norms(grads: Params) -> dict[str, Array]:
