@@ -64,7 +64,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       b2=0.99,
       ema_decay=0.99,
       log_every=10,
-      checkpoint_every=10 if smoke else 200,
+      checkpoint_every=10 if smoke else 400,
       sample_every=10 if smoke else 400,
     ),
   )
@@ -88,7 +88,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
       schedule="cosine",
       ema_decay=0.995,
       log_every=10,
-      checkpoint_every=10 if smoke else 200,
+      checkpoint_every=10 if smoke else 400,
       sample_every=0,
     ),
   )

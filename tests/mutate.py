@@ -511,6 +511,13 @@ MISTAKES = [
      "    for entry in {e.video: e for e in entries}.values()\n    if"),
   ),
   *_mistakes(
+    "data/shapes.py",
+    ("edges cut off at the sides", " + 2.0 / resolution", ""),
+    ("the place of the first frame for all", "(centers - reach).min(0)",
+     "(centers - reach)[0]"),
+    ("orbits begin at their centres", "    if not self.radius:\n", "    if True:\n"),
+  ),
+  *_mistakes(
     "data/vocabulary.py",
     ("a minus apart from its number", '-\\d+|\\w+(', '\\w+('),
     ("case that matters", "findall(text.lower())", "findall(text)"),
@@ -1012,6 +1019,8 @@ MISTAKES = [
     ("rollbacks without end", "1 if first > self._furthest else", "1 if first else"),
     ("finite modules named", "is_bad = ~np.isfinite(", "is_bad = np.isfinite("),
     ("a spike said again and again", "if is_high and not self._is_high", "if is_high"),
+    ("examples of the next update forgotten", "in self._examples.items() if k > last",
+     "in ()"),
   ),
   *_mistakes(
     "training/step.py",
@@ -1055,6 +1064,14 @@ MISTAKES = [
      " * self._batch_size"),
     ("compiling in the pace", "begun, self._window_start = self._window_start, time",
      "begun, _ = self._window_start, time"),
+    ("the devices wait for the log", "    if self._is_due:\n      self._log_pending()\n"
+     "    self._pending.append", "    self._pending.append"),
+    ("the pace of the host alone", "if is_behind else self._sent",
+     "if False else self._sent"),
+    ("the pace of the devices alone", "if is_behind else self._sent",
+     "if True else self._sent"),
+    ("the next wait in this window", "self._waited - waited", "self._waited"),
+    ("an error waits for the devices", " and error_type is None:", ":"),
   ),
   *_mistakes(
     "main.py",

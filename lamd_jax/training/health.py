@@ -144,7 +144,8 @@ class Watch:
     try:
       return self._act(bad, longest) if bad else self._look_for_spike(window)
     finally:
-      self._examples.clear()
+      last, _ = window[-1]
+      self._examples = {k: v for k, v in self._examples.items() if k > last}
 
   def _act(self, bad: Sequence[Bad], longest: int) -> int | None:
     first, story = bad[0].step, self._story(bad[0])

@@ -46,15 +46,15 @@ NOTABLE_WAIT = 0.1  # Fraction of the time that is worth a word on the screen.
 class Log:
   """Shows and records how one stage's training goes, in the stage's folder.
 
-  Metrics stay on the devices until a step is logged: only then does the host wait.
-  A logged scalar is the mean over the updates since the last logged step. On a
-  terminal there is a progress bar, elsewhere (a file, a batch system) a plain line
-  now and then. Use it as a context manager. Of several processes only the first
-  writes.
+  Metrics stay on the devices until a step is logged, and that is when the next one is
+  on its way: while the host writes, the devices have work. A logged scalar is the mean
+  over the updates since the last logged step. On a terminal there is a progress bar,
+  elsewhere (a file, a batch system) a plain line now and then. Use it as a context
+  manager. Of several processes only the first writes.
 
   Attributes:
     scalars: The last logged step's, on the host; empty before the first.
-    window: Number and metrics of each update that they are a mean over.
+    window: Number and metrics of each update that the last call logged.
   """
 
   def __init__(
@@ -94,6 +94,8 @@ class Log:
     self._next_line = self._start
     self._waited = 0.0  # In this window.
     self._pending: list[tuple[int, Mapping[str, Any]]] = []
+    self._is_due = False  # To log what is pending.
+    self._sent = self._start, 0.0  # When the last update was, and `_waited` then.
     self._batch_size = batch_size
     self._flops_per_step, self._peak_flops = 0.0, None
     self._step = start_step
@@ -147,40 +149,35 @@ class Log:
   def step(
     self, step: int, metrics: Mapping[str, Any], *, now: bool = False
   ) -> dict[str, float] | None:
-    """Records one update.
+    """Records one update; call it when that is on its way to the devices.
 
     Args:
       step: Updates made, this one included.
       metrics: On devices. Scalars are recorded; vectors, such as the norm of each
         array of the gradient, are only kept in `window`.
-      now: Log this step whatever its number, as before a checkpoint.
+      now: Log this step whatever its number, and wait for it, as before a checkpoint.
 
     Returns:
-      The scalars, on the host, if the step is logged; otherwise None.
+      Scalars on the host if a step was logged: this one, or the one before; otherwise
+      None.
     """
+    self.window = []
     if not self._has_stepped:
       self._has_stepped = True
       # Compiling is over: it says nothing of the pace.
       begun, self._window_start = self._window_start, time.monotonic()
       self._compile_seconds = self._window_start - begun - self._waited
       self._waited = 0.0
-    self._pending.append((step, metrics))
     self._bar.update(step - self._step)
     self._step = step
-    if not (now or step % self._log_every == 0 or step >= self._total_steps):
-      return None
-    self.window = jax.device_get(self._pending)  # Waits for the devices.
-    elapsed = time.monotonic() - self._window_start
-    self.scalars = {
-      name: float(np.mean([metrics[name] for _, metrics in self.window], dtype=float))
-      for name, value in self.window[-1][1].items()
-      if np.ndim(value) == 0
-    }
-    self.scalars |= self._pace(len(self.window), max(elapsed, 1e-9))
-    self._pending, self._window_start, self._waited = [], time.monotonic(), 0.0
-    self._write(step, self.scalars)
-    self._show(step)
-    return dict(self.scalars)
+    if self._is_due:
+      self._log_pending()
+    self._pending.append((step, metrics))
+    self._sent = time.monotonic(), self._waited
+    self._is_due = step % self._log_every == 0
+    if now or step >= self._total_steps:
+      self._log_pending()
+    return dict(self.scalars) if self.window else None
 
   def extra(self, step: int, values: Mapping[str, float]) -> None:
     """Adds scalars to a step that was logged, such as figures of what it drew.
@@ -196,7 +193,7 @@ class Log:
   def rewind(self, step: int) -> None:
     """Goes back to an earlier step: what is logged next replaces what came after it."""
     self._bar.update(step - self._step)
-    self._step, self._pending = step, []
+    self._step, self._pending, self._is_due = step, [], False
     if self._tensorboard:
       with explain_full_disk(self._folder):
         self._tensorboard.forget_after(step)
@@ -230,20 +227,49 @@ class Log:
   def __enter__(self) -> "Log":
     return self
 
-  def __exit__(self, *unused) -> None:
-    self.close()
+  def __exit__(self, error_type, *unused) -> None:
+    try:
+      if self._is_due and error_type is None:  # After an error none may be there.
+        self._log_pending()
+    finally:
+      self.close()
 
-  def _pace(self, count: int, elapsed: float) -> dict[str, float]:
+  def _log_pending(self) -> None:
+    """Fetches, shows and writes what the updates since the last time gave."""
+    is_behind = not all(
+      x.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
+      for x in jax.tree.leaves(self._pending)
+      if isinstance(x, jax.Array)
+    )
+    window = jax.device_get(self._pending)  # Waits for the devices.
+    # Devices that have had to wait were done soon after they got the last update.
+    end, waited = (time.monotonic(), self._waited) if is_behind else self._sent
+    count, elapsed = len(window), max(end - self._window_start, 1e-9)
+    if self._compile_seconds is not None:  # The clock runs since the first was sent.
+      if count == 1:
+        elapsed += self._compile_seconds
+      elif not is_behind:
+        count -= 1
+    step, last = window[-1]
+    self.scalars = {
+      name: float(np.mean([metrics[name] for _, metrics in window], dtype=float))
+      for name, value in last.items()
+      if np.ndim(value) == 0
+    }
+    self.scalars |= self._pace(count, elapsed, waited)
+    self.window += window
+    self._pending, self._is_due = [], False
+    self._window_start, self._waited = end, self._waited - waited
+    self._write(step, self.scalars)
+    self._show(step)
+
+  def _pace(self, count: int, elapsed: float, waited: float) -> dict[str, float]:
     """How fast so many steps went in so many seconds, and what they took."""
-    if self._compile_seconds is not None:  # Of the first step only that is known.
-      count, elapsed = (
-        (count - 1, elapsed) if count > 1 else (1, elapsed + self._compile_seconds)
-      )
     rate = count / elapsed
     pace = {
       "steps_per_second": rate,
       "examples_per_second_per_device": rate * self._batch_size / jax.device_count(),
-      "data_wait": min(self._waited / elapsed, 1.0),
+      "data_wait": min(waited / elapsed, 1.0),
       **memory.peak(),
     }
     if self._flops_per_step:

@@ -37,6 +37,14 @@ def observed_motion(mask):
   return "orbits" if radii.std() < 0.005 and radii.mean() < 0.3 else "glides"
 
 
+def covered(shape, frames, resolution):
+  """What a shape covers, of whole frames."""
+  whole = np.zeros((len(frames), resolution, resolution))
+  coverage, rows, columns = shape.coverage(frames, resolution)
+  whole[:, rows, columns] = coverage
+  return whole
+
+
 class ShapesTest(parameterized.TestCase):
   def test_the_motion_class_is_what_the_front_shape_does(self):
     seen = collections.Counter()
@@ -105,11 +113,11 @@ class ShapesTest(parameterized.TestCase):
       front = scene.shapes[-1]
       self.assertEqual(front.size, max(shape.size for shape in scene.shapes))
       frames = np.arange(NUM_FRAMES, dtype=np.float64)
-      whole = front.coverage(frames, RESOLUTION) == 1.0
+      whole = covered(front, frames, RESOLUTION) == 1.0
       video = scene.render(NUM_FRAMES, RESOLUTION)
       expected = np.rint(np.asarray(front.color))
       self.assertLessEqual(np.abs(video[whole] - expected).max(), 1.0)
-      behind = scene.shapes[0].coverage(frames, RESOLUTION) == 1.0
+      behind = covered(scene.shapes[0], frames, RESOLUTION) == 1.0
       overlaps += (whole & behind).any()
     self.assertGreater(overlaps, 10)  # Occlusion is not an exception.
 
@@ -152,6 +160,24 @@ class ShapesTest(parameterized.TestCase):
       seen.add(motion)
     self.assertLen(seen, len(shapes.MOTIONS))
 
+  @parameterized.product(form=tuple(forms.FORMS), resolution=(8, 31))
+  def test_nothing_is_covered_outside_the_part_that_is_drawn(self, form, resolution):
+    base = shapes.make_scene(0, "train", 0).shapes[-1]
+    frames = np.arange(12.0)
+    x, y = np.meshgrid(*[(np.arange(resolution) + 0.5) / resolution] * 2)
+    for home in ((0.5, 0.5), (0.19, 0.8), (0.3, 0.25)):
+      shape = dataclasses.replace(
+        base, form=form, size=0.3, motion=2, turn=0.13, growth=0.4, period=7.0,
+        home=home,
+      )  # fmt: skip
+      got = covered(shape, frames, resolution)
+      sizes, angles = shape.sizes(frames), shape.angles(frames)
+      for mask, size, angle in zip(got, sizes, angles, strict=True):
+        ahead = np.exp(-1j * angle) * (x - home[0] + 1j * (y - home[1])) / size
+        distance = forms.FORMS[form].distance_fn(ahead.real[None], ahead.imag[None])[0]
+        expected = np.clip(0.5 - distance * size * resolution, 0, 1)
+        np.testing.assert_allclose(mask, expected, atol=1e-4)
+
   @parameterized.parameters(*forms.FORMS)
   def test_edges_are_antialiased(self, form):
     base = shapes.make_scene(0, "train", 0).shapes[-1]
@@ -161,8 +187,8 @@ class ShapesTest(parameterized.TestCase):
         base, form=form, size=0.4, motion=2, turn=0.05, growth=0.0,
         home=(0.5 + offset, 0.5 - offset),
       )  # fmt: skip
-      coarse = shape.coverage(np.arange(3.0), 24)
-      fine = shape.coverage(np.arange(3.0), 480)
+      coarse = covered(shape, np.arange(3.0), 24)
+      fine = covered(shape, np.arange(3.0), 480)
       pooled = fine.reshape(3, 24, 20, 24, 20).mean(axis=(2, 4))
       self.assertLess(np.abs(coarse - pooled).max(), 0.4)  # At the tips of a star.
       self.assertLess(np.abs(coarse - pooled).mean(), 0.01)
@@ -183,7 +209,7 @@ class ShapesTest(parameterized.TestCase):
     shape = dataclasses.replace(
       base, form=form, size=0.5, motion=2, growth=0.0, home=(0.5, 0.5), angle=0.3
     )
-    drawn = shape.coverage(np.zeros(1), 128).mean()
+    drawn = covered(shape, np.zeros(1), 128).mean()
     self.assertAlmostEqual(drawn / 0.5**2, area, delta=0.01 * area)
 
   def test_a_larger_picture_is_the_same_scene_finer(self):

@@ -167,6 +167,14 @@ class WatchTest(parameterized.TestCase):
     ):
       looking.look(window("gradient", first=3))
 
+  def test_examples_are_kept_until_their_update_is_looked_at(self):
+    looking = watch("stop")
+    for step in (1, 2, 3):
+      looking.saw(step, np.array([40 + step]))
+    self.assertIsNone(looking.look(window("good", "good")))  # The third is under way.
+    with self.assertRaisesRegex(UserError, "at step 3 of dmg, .*, examples 43;"):
+      looking.look(window("loss", first=3))
+
   def test_large_gradients_whose_squares_overflow_are_all_named(self):
     metrics = {"loss": 1.0, "grad_norm": math.inf, "grad_norms": np.array([1e19] * 3)}
     found = health.find_bad(4, metrics, {"loss": ["a", "a", "b/c"]})

@@ -59,7 +59,7 @@ class LogTest(parameterized.TestCase):
   def test_a_line_is_the_mean_since_the_line_before(self):
     returned = self.train(0, 5, total_steps=5)
     self.assertEqual(self.losses(), {2: 1.5, 4: 3.5, 5: 5.0})
-    self.assertEqual([x and x["loss"] for x in returned], [None, 1.5, None, 3.5, 5.0])
+    self.assertEqual([x and x["loss"] for x in returned], [None, None, 1.5, None, 5.0])
     line = logging.read_scalars(self.folder / "scalars.jsonl")[0]
     pace = {"steps_per_second", "examples_per_second_per_device", "data_wait"}
     pace |= {"host_memory_gb", "compile_seconds"}
@@ -69,6 +69,8 @@ class LogTest(parameterized.TestCase):
     with self.log() as log:
       for step in (1, 2):
         log.step(step, {"loss": jnp.array(1.0), "grad_norms": jnp.arange(3) * step})
+        self.assertEmpty(log.window)
+      log.step(3, {"loss": jnp.array(1.0), "grad_norms": jnp.arange(3)})
       self.assertEqual([number for number, _ in log.window], [1, 2])
       np.testing.assert_array_equal(log.window[1][1]["grad_norms"], [0, 2, 4])
     self.assertNotIn("grad_norms", logging.read_scalars(self.folder)[0])
@@ -99,6 +101,43 @@ class LogTest(parameterized.TestCase):
     remarks = "1 steps/s, 3% of the devices' peak, 25% waiting for data, 00:07 left"
     self.assertEndsWith(lines[0], remarks)
 
+  @parameterized.parameters(True, False)
+  def test_the_pace_is_that_of_who_is_slower(self, is_device_slower):
+    now = 0.0
+    device, host = (3.0, 1.0) if is_device_slower else (0.1, 2.0)
+
+    class Metric(float):
+      """Ready when the device has done its step, one after the other."""
+
+      def is_ready(self):
+        return now >= self.done
+
+      def __array__(self, *args, **kwargs):
+        nonlocal now
+        now = max(now, self.done)
+        return np.array(0.5)
+
+    with (
+      mock.patch.object(logging.time, "monotonic", lambda: now),
+      mock.patch.object(logging.jax, "Array", Metric),
+      self.log(total_steps=100, log_every=5) as log,
+    ):
+      done = 0.0
+      for step in range(1, 31):
+        with log.waiting():
+          now += host / 2
+        now += host / 2
+        metric = Metric()
+        metric.done = done = max(now, done) + device
+        # Every fifteenth is waited for.
+        log.step(step, {"loss": metric}, now=step % 15 == 0)
+    lines = logging.read_scalars(self.folder)
+    self.assertLen(lines, 6)
+    slower = max(device, host)
+    for line in lines:  # After one that was waited for, a device has nothing to do.
+      self.assertAlmostEqual(line["steps_per_second"], 1 / slower, delta=0.07 / slower)
+      self.assertAlmostEqual(line["data_wait"], host / 2 / slower, delta=0.05)
+
   def test_going_back_takes_the_place_of_what_came_after(self):
     with self.log(total_steps=8) as log:
       for step in (1, 2, 3, 4):
@@ -114,21 +153,45 @@ class LogTest(parameterized.TestCase):
     ]
     self.assertEqual(starts, [2])
 
-  def test_the_host_asks_for_numbers_only_when_it_logs(self):
-    class Device(float):
-      asked = 0
+  def test_the_host_asks_for_numbers_only_when_the_next_update_is_under_way(self):
+    asked = []
 
+    class Device(float):
       def __array__(self, *args, **kwargs):
-        Device.asked += 1
+        asked.append(int(self))
         return np.array(float(self))
 
     with self.log(total_steps=100, log_every=10) as log:
-      for step in range(1, 10):
+      for step in range(1, 11):
         self.assertIsNone(log.step(step, {"loss": Device(step)}))
-      self.assertEqual(Device.asked, 0)
-      scalars = log.step(10, {"loss": Device(10)})
-    assert scalars is not None
-    self.assertEqual(scalars["loss"], 5.5)
+      self.assertEmpty(asked)
+      scalars = log.step(11, {"loss": Device(11)})
+      # Of the eleventh nothing is known yet.
+      self.assertEqual(sorted(set(asked)), list(range(1, 11)))
+      assert scalars is not None
+      self.assertEqual(scalars["loss"], 5.5)
+      scalars = log.step(12, {"loss": Device(12)}, now=True)
+      assert scalars is not None
+      self.assertEqual(scalars["loss"], 11.5)
+    self.assertEqual(self.losses(), {10: 5.5, 12: 11.5})
+
+  def test_two_windows_can_end_at_once(self):
+    with self.log(log_every=2) as log:
+      for step in (1, 2):
+        log.step(step, {"loss": jnp.array(float(step))})
+      log.step(3, {"loss": jnp.array(3.0)}, now=True)
+      self.assertEqual([number for number, _ in log.window], [1, 2, 3])
+    self.assertEqual(self.losses(), {2: 1.5, 3: 3.0})
+
+  def test_an_error_asks_the_devices_for_nothing(self):
+    class Lost(float):
+      def __array__(self, *args, **kwargs):
+        raise AssertionError("asked")
+
+    with self.assertRaisesRegex(ValueError, "first"), self.log() as log:
+      for step in (1, 2):
+        log.step(step, {"loss": Lost(step)})
+      raise ValueError("first")
 
   def test_any_step_can_be_logged_now(self):
     with self.log() as log:
@@ -148,8 +211,8 @@ class LogTest(parameterized.TestCase):
     self.assertNotIn("motion_ratio", second)
 
   def test_one_bad_update_is_seen_and_the_file_stays_json(self):
-    returned = self.train(0, 2, loss=lambda step: math.nan if step == 1 else 1.0)
-    self.assertTrue(math.isnan(returned[1]["loss"]))
+    returned = self.train(0, 3, loss=lambda step: math.nan if step == 1 else 1.0)
+    self.assertTrue(math.isnan(returned[2]["loss"]))
     text = (self.folder / "scalars.jsonl").read_text()
     refuse = lambda name: self.fail(f"{name} is not JSON")
     self.assertIsNone(json.loads(text, parse_constant=refuse)["loss"])

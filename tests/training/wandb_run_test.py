@@ -60,7 +60,7 @@ class WandbRunTest(parameterized.TestCase):
   def test_scalars_and_pictures_arrive_with_their_step(self):
     self.install(wandb := StandIn())
     with self.log() as log:
-      log.step(1, {"loss": jnp.array(2.5), "grad_norms": jnp.ones(3)})
+      log.step(1, {"loss": jnp.array(2.5), "grad_norms": jnp.ones(3)}, now=True)
       log.image(1, "clips", np.zeros((4, 5, 3), np.uint8))
       log.extra(1, {"motion_ratio": 0.5})
       log.step(2, {"loss": jnp.array(math.nan)})
