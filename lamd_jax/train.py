@@ -6,6 +6,7 @@ with the same batches and the same random numbers: both derive from the seed and
 the step, so the step is all the position there is.
 """
 
+import contextlib
 import functools
 import pathlib
 import signal
@@ -254,6 +255,7 @@ def train_stage(
     describe = beside.describer(config, source, cache=cache)
     images = beside.image_source(config, source, "train")
     rows = sharding.local_rows(mesh, values.batch_size)
+    shapes = workdir_lib.abstract_batch(config, len(rows))
     open_batches = functools.partial(
       pipeline.batches,
       source,
@@ -270,8 +272,8 @@ def train_stage(
       batch_size=values.batch_size,
       seed=config.seed,
       rows=rows,
+      prefetch=pipeline.read_ahead(shapes, values.steps - first),
     )
-    batches = open_batches(start_step=first + passed_over)
     grid_source = sources.make_source(config.data.to_dict(), "eval")
     drawn, _ = workdir_lib.eval_batch(config, grid_source, GRID_CLIPS, cache)
 
@@ -279,7 +281,10 @@ def train_stage(
 
     def locate(bad: int) -> str:
       """Names the module that a bad step's loss comes from, by its batch again."""
-      again = next(open_batches(start_step=bad - 1 + passed_over))
+      at = bad - 1 + passed_over
+      once = open_batches(start_step=at, num_threads=1, prefetch=1)
+      with contextlib.closing(once):
+        again = next(once)
       batch = sharding.shard_batch(again, mesh)
       key = jax.random.fold_in(step_key, bad - 1)
       return find_module(stage, state.params, batch, key)
@@ -299,7 +304,10 @@ def train_stage(
       examples.Log(folder, rows, is_on=config.run.log_examples) as seen,
       profiling.Profiler(folder, profile_steps) as profiler,
       preemption.stop_on_signals() as stop,
+      contextlib.ExitStack() as reading,
     ):
+      batches = open_batches(start_step=first + passed_over)
+      reading.callback(lambda: batches.close())
       number = first
       while number < values.steps:
         number += 1
@@ -326,6 +334,7 @@ def train_stage(
           state = restored[0] if restored else begin()
           number = int(state.step)
           passed_over += bad - number
+          batches.close()
           batches = open_batches(start_step=number + passed_over)
           log.rewind(number)
           continue

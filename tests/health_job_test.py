@@ -115,9 +115,7 @@ def run(folder, policy, source=POISONED):
 @contextlib.contextmanager
 def batches_in_order(order):
   """Gives the clean batches of these numbers, and no others."""
-  given = lambda *args, start_step, **kwargs: iter(
-    [BATCHES[i] for i in order[start_step:]]
-  )
+  given = lambda *args, start_step, **kwargs: (BATCHES[i] for i in order[start_step:])
   with mock.patch.object(pipeline, "batches", given):
     yield
 

@@ -6,7 +6,8 @@ only those of its rows that are asked for. Pixels are uint8; the conversion to f
 in [-1, 1] happens on the device.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+import math
 from typing import Any
 
 from absl import logging
@@ -16,6 +17,11 @@ import numpy as np
 
 from lamd_jax.data.sources import VideoSource
 from lamd_jax.types import UserError
+
+# Bytes of batches that are kept ready. So much that reading gets far ahead while the
+# first update compiles, and a slow file is not noticed.
+READ_AHEAD = 2**28
+MIN_READ_AHEAD = 4  # Batches, however large.
 
 # From the number of a video to arrays that belong to it.
 Describe = Callable[[int], Mapping[str, np.ndarray]]
@@ -37,8 +43,8 @@ def batches(
   describe_image: Describe | None = None,
   flip: bool = False,
   num_threads: int = 2,
-  prefetch: int = 4,
-) -> Iterator[dict[str, np.ndarray]]:
+  prefetch: int = MIN_READ_AHEAD,
+) -> grain.DatasetIterator[dict[str, np.ndarray]]:
   """Endless batches of random windows for training.
 
   Every epoch visits every video once, in an order of its own; batches run on
@@ -62,14 +68,13 @@ def batches(
     describe_image: As `describe`, of the video that an image is from.
     flip: Whether half of the videos, and of the images, are mirrored left to right.
     num_threads: Batches that are read at the same time.
-    prefetch: Batches kept ready.
+    prefetch: Batches kept ready; see `read_ahead`.
 
   Returns:
     An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}, b being the rows,
-    or with what `read`
-    gives in place of the video; with what
-    `describe` gives, and with {"images": uint8 [b n h w 3]} and what `describe_image`
-    gives, after `image_`.
+    or with what `read` gives in place of the video; with what `describe` gives, and
+    with {"images": uint8 [b n h w 3]} and what `describe_image` gives, after `image_`.
+    Close it: batches that are still to be read are then left alone.
   """
   if not len(source):
     raise UserError("the data set has no video; training needs at least one")
@@ -122,6 +127,17 @@ def batches(
   if start_step:
     iterator.set_state({"next_index": start_step})
   return iterator
+
+
+def read_ahead(batch: Mapping[str, Any], steps: int) -> int:
+  """Returns how many batches to keep ready: 256 MiB of them, and four at least.
+
+  Args:
+    batch: Arrays or shapes of one, as a process has it.
+    steps: So many are needed at most.
+  """
+  size = sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values())
+  return max(min(READ_AHEAD // size, steps), MIN_READ_AHEAD)
 
 
 def _image_drawer(

@@ -12,9 +12,9 @@ updates, so that the loop and bare steps meet the same moods of a shared machine
 
 Each 20 are timed until the last is done. What the host does while the device computes
 hides behind it, as it does in a training; what it takes from the cores that compute
-does not. Logged as often as configured; in 19 rounds every clip is drawn anew. A
-checkpoint is written in every round, and counted as often as configured. Asked: all
-together adds less than 3 % to the bare steps.
+does not. Logged as often as configured; in 19 rounds nearly every clip is drawn, most
+of them while the step compiles. A checkpoint is written in every round, and counted as
+often as configured. Asked: all together adds less than 3 % to the bare steps.
 
 Beside it, the processor time of the loop's thread and of those that read batches.
 Pictures of what the model draws are not in it: `sample_every` says how often.

@@ -1,7 +1,10 @@
 """Batches: what is in them, and that they depend on (seed, n) alone."""
 
 import collections
+import contextlib
 import itertools
+import threading
+import time
 
 from absl.testing import absltest, parameterized
 import numpy as np
@@ -121,6 +124,34 @@ class BatchesTest(parameterized.TestCase):
       local = take(source, 4, rows=rows, **values)
       for a, b in zip(whole, local, strict=True):
         np.testing.assert_equal({k: x[rows] for k, x in a.items()}, b)
+
+  def test_what_is_kept_ready_is_bounded_in_bytes_and_steps(self):
+    shape = lambda *sizes: {"video": np.empty(sizes, np.uint8), "index": np.empty(4)}
+    small = shape(4, 16, 32, 32, 3)  # 196,608 bytes, and 32 of numbers.
+    self.assertEqual(pipeline.read_ahead(small, 10_000), 2**28 // 196_640)
+    self.assertEqual(pipeline.read_ahead(small, 300), 300)
+    self.assertEqual(pipeline.read_ahead(small, 2), 4)
+    self.assertEqual(pipeline.read_ahead(shape(4, 64, 1024, 1024, 3), 300), 4)
+
+  def test_a_closed_one_reads_no_further(self):
+    source, read = CountingSource([9] * 60), []
+    go_on = threading.Event()
+
+    def slow_read(index, *unused):
+      read.append(index)
+      go_on.wait(0.02)
+      return np.zeros((3, 4, 5, 3), np.uint8)
+
+    source.read = slow_read
+    values = dict(num_frames=3, frame_stride=1, batch_size=1, seed=0)
+    with contextlib.closing(
+      pipeline.batches(source, prefetch=500, **values)
+    ) as batches:
+      next(batches)
+    go_on.set()  # Those that are being read are soon done.
+    count = len(read)
+    time.sleep(0.1)
+    self.assertLessEqual(len(read), count + 2)
 
   def test_rows_of_others_are_never_read(self):
     source = CountingSource([9] * 60)  # Ten batches are an epoch: each video once.
