@@ -200,6 +200,22 @@ class PoisonTest(parameterized.TestCase):
     losses = lambda folder: training_log.read_scalars(folder)[-1]["loss"]
     self.assertEqual(losses(self.folder), losses(self.other))
 
+  def test_all_that_reads_batches_is_closed(self):
+    read, opened = pipeline.batches, []
+
+    def noting(*args, **kwargs):
+      opened.append(mock.Mock(wraps=read(*args, **kwargs)))
+      opened[-1].__next__ = lambda self: next(self._mock_wraps)
+      return opened[-1]
+
+    with (
+      mock.patch.object(pipeline, "batches", noting),
+      self.assertLogs("absl", "WARNING"),
+    ):
+      run(self.folder, "rollback")
+    # For the run, to find the module, and after going back.
+    self.assertEqual([x.close.call_count > 0 for x in opened], [True] * 3)
+
   def test_without_a_checkpoint_it_begins_again(self):
     early = Poisoned(SOURCE, int(BATCHES[1]["index"][0]))  # In step 2.
     with batches_in_order(list(range(2, 2 * STEPS))):

@@ -511,6 +511,19 @@ MISTAKES = [
      "    for entry in {e.video: e for e in entries}.values()\n    if"),
   ),
   *_mistakes(
+    "data/pipeline.py",
+    ("more kept ready than is needed", "min(READ_AHEAD // size, steps)",
+     "(READ_AHEAD // size)"),
+    ("large batches one at a time", ", steps), MIN_READ_AHEAD)", ", steps), 1)"),
+  ),
+  *_mistakes(
+    "train.py",
+    ("reading goes on after the end", "reading.callback(lambda: batches.close())",
+     "pass"),
+    ("reading goes on beside what begins again", "          batches.close()\n", ""),
+    tests="tests/health_job_test.py",
+  ),
+  *_mistakes(
     "data/shapes.py",
     ("edges cut off at the sides", " + 2.0 / resolution", ""),
     ("the place of the first frame for all", "(centers - reach).min(0)",
