@@ -128,6 +128,14 @@ class ShapesTest(parameterized.TestCase):
         self.assertGreaterEqual(centers.min(), shape.extent - 1e-6)
         self.assertLessEqual(centers.max(), 1.0 - shape.extent + 1e-6)
 
+  def test_a_shape_begins_where_its_way_does(self):
+    seen = set()
+    for index in range(30):
+      for shape in shapes.make_scene(7, "train", index).shapes:
+        np.testing.assert_allclose(shape.begin, shape.centers(np.zeros(1))[0])
+        seen.add(shape.motion)
+    self.assertLen(seen, len(shapes.MOTIONS))
+
   def test_a_glide_travels_a_third_to_two_thirds_of_the_side_in_16_frames(self):
     ways = []
     for index in range(150):
