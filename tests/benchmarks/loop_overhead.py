@@ -8,13 +8,14 @@ updates, so that the loop and bare steps meet the same moods of a shared machine
     20   with a checkpoint being written
     20   as most are, without one
     20   of the same compiled step on one batch, with nothing around it; extra
-    10   untimed: they use up the batches that were read ahead meanwhile
+    10   untimed, so that the readers are again where they are in a training
 
 Each 20 are timed until the last is done. What the host does while the device computes
 hides behind it, as it does in a training; what it takes from the cores that compute
-does not. Logged as often as configured; in 19 rounds nearly every clip is drawn, most
-of them while the step compiles. A checkpoint is written in every round, and counted as
-often as configured. Asked: all together adds less than 3 % to the bare steps.
+does not. Logged as often as configured. As in the quickstart itself, its clips fit into
+what is read ahead, and are drawn while the step compiles: what reading costs later is
+not in it. A checkpoint is written in every round, and counted as often as configured.
+Asked: all together adds less than 3 % to the bare steps.
 
 Beside it, the processor time of the loop's thread and of those that read batches.
 Pictures of what the model draws are not in it: `sample_every` says how often.
