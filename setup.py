@@ -39,7 +39,7 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   packages=find_packages(include=["lamd_jax", "lamd_jax.*"]),
-  package_data={"lamd_jax": ["report_template.html"]},
+  package_data={"lamd_jax": ["report/template.html"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2",

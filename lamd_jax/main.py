@@ -34,17 +34,10 @@ from absl import app, flags, logging  # noqa: E402
 import jax  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from lamd_jax import (  # noqa: E402
-  edit,
-  evaluate,
-  plan,
-  report,
-  sample,
-  train,
-  transfer,
-  workdir,
-)
-from lamd_jax.data import video_io  # noqa: E402
+from lamd_jax.data import media  # noqa: E402
+from lamd_jax.experiment import workdir  # noqa: E402
+from lamd_jax.jobs import edit, evaluate, plan, sample, train, transfer  # noqa: E402
+from lamd_jax.report import page  # noqa: E402
 from lamd_jax.training import preemption, processes, profiling  # noqa: E402
 from lamd_jax.types import Config, UserError  # noqa: E402
 
@@ -291,8 +284,8 @@ def _check_flags() -> None:
 def _read_picture(path: str):
   path = os.path.expanduser(path)
   if _IMAGE.value:
-    return video_io.read_image(path)
-  return video_io.read_window(path, 0, 1)[0]
+    return media.read_image(path)
+  return media.read_window(path, 0, 1)[0]
 
 
 def _file_name(path: str) -> str:
@@ -311,7 +304,7 @@ def _default_workdir() -> str:
 
 def _report(folder: pathlib.Path) -> None:
   if processes.is_first():
-    print(f"report: {report.write_report(folder)}")
+    print(f"report: {page.write_report(folder)}")
 
 
 def _fail(message: str) -> int:

@@ -112,7 +112,7 @@ class QuickstartTest(absltest.TestCase):
       # Without the names of the notebook: the example must be complete.
       f"exec({readme_example()!r}, {{}})",
       REPOSITORY=str(ROOT),
-      CONFIG="tests/tiny_config.py",  # Of 3 clips, with 2 samples of each.
+      CONFIG="tests/tiny/tiny_config.py",  # Of 3 clips, with 2 samples of each.
       ARGUMENT="",
       WORKDIR="runs/quickstart",
     )

@@ -9,8 +9,8 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 
-from lamd_jax import train
-from lamd_jax import workdir as workdir_lib
+from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.jobs import train
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import sharding

@@ -16,12 +16,14 @@ import numpy as np
 from PIL import Image
 import tiny_config
 
-from lamd_jax import main, sample, train, transfer
-from lamd_jax import workdir as workdir_lib
+from lamd_jax import main
+from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.jobs import sample, train, transfer
 from lamd_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
-TINY = f"--config={ROOT / 'tests' / 'tiny_config.py'}"
+TINY_FOLDER = ROOT / "tests" / "tiny"
+TINY = f"--config={TINY_FOLDER / 'tiny_config.py'}"
 
 
 def run(*args):
@@ -122,7 +124,7 @@ class ConfigurationTest(MainTestCase):
     path.write_text("")
     self.assert_refused("defines no function get_config", f"--config={path}")
     path.write_text(
-      f"import sys\nsys.path.insert(0, {str(ROOT / 'tests')!r})\nimport tiny_config\n"
+      f"import sys\nsys.path.insert(0, {str(TINY_FOLDER)!r})\nimport tiny_config\n"
       "def get_config():\n  config = tiny_config.get_config()\n"
       "  del config.dmg.train.ema_decay\n  return config\n"
     )
@@ -247,7 +249,7 @@ class BegunFolderTest(MainTestCase):
     picture, video = self.temporary / "a b.png", self.temporary / "clip.mp4"
     Image.fromarray(pixels).save(picture)
     frames = np.stack([np.full((64, 64, 3), v, np.uint8) for v in (200, 0)])
-    main.video_io.write_mp4(video, frames, 5.0)
+    main.media.write_mp4(video, frames, 5.0)
     for flag, name in ((f"--image={picture}", "a_b"), (f"--video={video}", "clip")):
       with mock.patch.object(sample, "animate", return_value=[]) as animate:
         status, stderr = run(TINY, "--mode=sample", flag, f"--workdir={self.folder}")

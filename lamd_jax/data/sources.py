@@ -13,13 +13,13 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import (
+from lamd_jax.data import shapes
+from lamd_jax.data.sets import (
   cater_gen,
   landscape,
   mug,
   natops,
-  shapes,
-  tfds_source,
+  tfds,
   ucf101,
   video_csv,
   video_folder,
@@ -70,7 +70,7 @@ SOURCES: dict[str, Callable[..., VideoSource]] = {
   "mug": mug.open_mug,
   "natops": natops.open_natops,
   "shapes": shapes.ShapesSource,
-  "tfds": tfds_source.TfdsSource,
+  "tfds": tfds.TfdsSource,
   "ucf101": ucf101.open_ucf101,
   "video_csv": video_csv.open_video_csv,
   "video_folder": video_folder.open_video_folder,

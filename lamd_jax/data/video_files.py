@@ -20,7 +20,7 @@ from absl import logging
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import fallback, video_io
+from lamd_jax.data import media, replacement
 from lamd_jax.data.preprocessing import Sampling, Square
 from lamd_jax.types import UserError
 
@@ -120,7 +120,7 @@ class VideoFiles:
     only on the arguments, so training stays reproducible.
     """
     span = (num_frames - 1) * stride + 1
-    return fallback.read_or_replace(
+    return replacement.read_or_replace(
       lambda i, first: self._read(self._videos[i], range(first, first + span, stride)),
       self.num_frames,
       self._skip,
@@ -152,9 +152,9 @@ class VideoFiles:
   ) -> UInt8[np.ndarray, "f h w 3"] | list[UInt8[np.ndarray, "h w 3"]]:
     path = self._root / video.name
     if not video.frames:
-      return video_io.read_frames(path, numbers, self._square)
+      return media.read_frames(path, numbers, self._square)
     found = {
-      number: self._square(video_io.read_image(path / video.frames[number])[None])[0]
+      number: self._square(media.read_image(path / video.frames[number])[None])[0]
       for number in dict.fromkeys(numbers)
     }
     return [found[number] for number in numbers]
@@ -354,12 +354,12 @@ def _look_at_all(
       return f"{name}: {what} out of the folder"
     try:
       if frames:
-        video_io.read_image(root / name / frames[0])
+        media.read_image(root / name / frames[0])
         video = Video(name, 0, len(frames), frames_fps or FRAMES_FPS, frames)
       else:
-        probed = video_io.probe(root / name)
+        probed = media.probe(root / name)
         video = Video(name, 0, probed.num_frames, probed.fps)
-    except video_io.VideoError as error:
+    except media.VideoError as error:
       return f"{name}: {str(error).partition(': ')[2]}"
     except UserError as error:
       return f"{name}: {error}"

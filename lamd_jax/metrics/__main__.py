@@ -17,9 +17,7 @@ import typing
 from absl import logging
 import numpy as np
 
-from lamd_jax import score
-from lamd_jax.data import clip_set
-from lamd_jax.metrics import card, measures, resize
+from lamd_jax.metrics import card, clip_set, measures, resize, score
 from lamd_jax.types import UserError
 
 _EPILOG = """measures, one or several with commas between:

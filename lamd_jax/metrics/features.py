@@ -16,10 +16,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
+from lamd_jax.files.rows import RowCache
 from lamd_jax.interop import weights
 from lamd_jax.metrics import resize
 from lamd_jax.models import i3d
-from lamd_jax.row_cache import RowCache
 from lamd_jax.types import Params, UserError
 
 Clip = UInt8[np.ndarray, "f h w 3"]

@@ -11,7 +11,9 @@ from typing import Any, Protocol, runtime_checkable
 from jaxtyping import Array, Bool, Float, Int
 
 from lamd_jax.nn import probe
-from lamd_jax.systems import lamd, lamd_autoencoder, vdm
+from lamd_jax.systems.lamd import dmg as dmg_lib
+from lamd_jax.systems.lamd import mcd_vae as lamd_autoencoder
+from lamd_jax.systems.vdm import base as base_lib
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 
@@ -120,8 +122,8 @@ MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
 # System -> stage -> (config, parameters of earlier stages) -> stage. The last stage
 # of a system generates; one called by an autoencoder's name before it reconstructs.
 SYSTEMS: dict[str, dict[str, MakeStage]] = {
-  "lamd": {"mcd_vae": lamd_autoencoder.make_mcd_vae, "dmg": lamd.make_dmg},
-  "vdm": {"base": vdm.make_base},
+  "lamd": {"mcd_vae": lamd_autoencoder.make_mcd_vae, "dmg": dmg_lib.make_dmg},
+  "vdm": {"base": base_lib.make_base},
 }
 AUTOENCODERS = ("mcd_vae",)
 

@@ -27,8 +27,8 @@ import jax
 import orbax.checkpoint as ocp
 from orbax.checkpoint import checkpoint_managers
 
+from lamd_jax.files.writing import explain_full_disk, is_full_disk
 from lamd_jax.training import processes
-from lamd_jax.training.disk import explain_full_disk, is_full_disk
 from lamd_jax.training.state import TrainState
 from lamd_jax.types import Params, UserError
 

@@ -15,7 +15,7 @@ import jax
 from jaxtyping import Int
 import numpy as np
 
-from lamd_jax.training.disk import explain_full_disk
+from lamd_jax.files.writing import explain_full_disk
 from lamd_jax.training.logging import open_to_append
 from lamd_jax.types import UserError
 

@@ -34,8 +34,8 @@ from tensorboardX.proto.event_pb2 import (
 )
 import tqdm
 
+from lamd_jax.files.writing import explain_full_disk
 from lamd_jax.training import memory, wandb_run
-from lamd_jax.training.disk import explain_full_disk
 
 Folder = str | os.PathLike[str]
 SCALARS = "scalars.jsonl"

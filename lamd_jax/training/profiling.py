@@ -9,7 +9,7 @@ import re
 from absl import logging
 import jax
 
-from lamd_jax.training.disk import explain_full_disk
+from lamd_jax.files.writing import explain_full_disk
 from lamd_jax.types import UserError
 
 PROFILE = "profile"

@@ -21,8 +21,8 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs import quickstart
-from lamd_jax import pretrained
 from lamd_jax.data import pipeline, sources
+from lamd_jax.experiment import pretrained
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.systems.build import apply

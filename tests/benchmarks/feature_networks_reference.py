@@ -11,7 +11,7 @@ Writes the arrays that these compare with; none of the packages is needed for th
   tests/interop/clip_tokenizer_reference.npz  the same
   tests/metrics/resize_reference.npz          torch; torch-fidelity for TensorFlow 1
 
-Weights are random: `tests/random_weights.py` makes them from the names and
+Weights are random: `tests/helpers/random_weights.py` makes them from the names and
 shapes of the originals' state dicts, which are kept with the outputs.
 """
 
@@ -24,7 +24,7 @@ import torch
 import torchvision
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(TESTS), str(TESTS / "interop")]
+sys.path.insert(0, str(TESTS / "helpers"))
 
 from clip import clip as openai_clip  # noqa: E402
 from clip import model as openai_model  # noqa: E402

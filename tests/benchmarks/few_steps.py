@@ -15,9 +15,10 @@ import pathlib
 import ml_collections
 import numpy as np
 
-from lamd_jax import sample, score, workdir
-from lamd_jax.data import clip_set, sources
-from lamd_jax.metrics import image, measures
+from lamd_jax.data import sources
+from lamd_jax.experiment import workdir
+from lamd_jax.jobs import sample
+from lamd_jax.metrics import clip_set, image, measures, score
 from lamd_jax.training import sharding
 
 SETTINGS = (("ddim", 200), ("dpmpp_2m", 20), ("dpmpp_2m", 10), ("ddim", 20))

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from lamd_jax.data import video_io
+from lamd_jax.data import media
 from lamd_jax.interop import weights
 from lamd_jax.metrics import features
 from lamd_jax.models import i3d
@@ -135,8 +135,8 @@ def main():
   rng = np.random.default_rng(0)
   cases = {"noise": rng.uniform(-1, 1, (2, 16, 224, 224, 3)).astype(np.float32)}
   for name in args.videos:
-    start = max((video_io.probe(name).num_frames - 32) // 2, 0)
-    frames = video_io.read_window(name, start, 16, 2, i3d.SIZE)
+    start = max((media.probe(name).num_frames - 32) // 2, 0)
+    frames = media.read_window(name, start, 16, 2, i3d.SIZE)
     cases[name] = frames[None] / np.float32(127.5) - 1
   for name, clips in cases.items():
     got, expected = np.asarray(fast(params, clips)), reference(variables, clips)

@@ -265,7 +265,7 @@ def run_folder(number, ways, args, workdir, rng, duration, stages, grow=None):
 def main():
   """Runs all; returns the exit status."""
   parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-  parser.add_argument("--config", default=str(ROOT / "tests/tiny_config.py"))
+  parser.add_argument("--config", default=str(ROOT / "tests/tiny/tiny_config.py"))
   parser.add_argument("--kills", type=int, default=20)
   parser.add_argument("--seed", type=int, default=0)
   parser.add_argument("arguments", nargs="*")

@@ -18,9 +18,9 @@ import numpy as np
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs.ablations import beta, motion_channels, time_axis
-from lamd_jax import evaluate, sample, score, train, workdir
-from lamd_jax.data import clip_set
-from lamd_jax.metrics import measures
+from lamd_jax.experiment import workdir
+from lamd_jax.jobs import evaluate, sample, train
+from lamd_jax.metrics import clip_set, measures, score
 
 _DATA = flags.DEFINE_enum("data", "shapes", ("shapes", "bair"), "Which clips.")
 _DATA_DIR = flags.DEFINE_string("data_dir", "", "Where TFDS keeps BAIR.")

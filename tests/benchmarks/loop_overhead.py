@@ -35,8 +35,8 @@ import jax
 import numpy as np
 
 from configs import quickstart
-from lamd_jax import train
 from lamd_jax.data import shapes, sources
+from lamd_jax.jobs import train
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import checkpoint, sharding
 

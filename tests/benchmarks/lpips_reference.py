@@ -3,7 +3,7 @@
     pip install torch==2.13.0 torchvision==0.28.0 lpips==0.1.4
     python tests/benchmarks/lpips_reference.py
 
-Weights and frames are random, from the seeds in tests/seeded.py, and everything is
+Weights and frames are random, from the seeds in tests/helpers/seeded.py, and all is
 computed in float64. Writes tests/models/lpips_reference.npz: feature maps at some
 places, `b h w c` flattened, and the distance of each pair; `vgg_test.py` and
 `perceptual_test.py` compare with them. None of the packages is needed for that.
@@ -18,7 +18,7 @@ import torch
 import torchvision
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "helpers"))
 import seeded  # noqa: E402
 
 OUT = TESTS / "models/lpips_reference.npz"

@@ -41,10 +41,12 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from lamd_jax import transfer, workdir
-from lamd_jax.data import shapes, sources, video_io
+from lamd_jax.data import media, shapes, sources
+from lamd_jax.experiment import workdir
+from lamd_jax.jobs import transfer
 from lamd_jax.metrics import image
-from lamd_jax.systems import lamd_motion, pixels
+from lamd_jax.systems import pixels
+from lamd_jax.systems.lamd import motion as lamd_motion
 
 FLOW_SIDE = 128
 BATCH = 8
@@ -192,7 +194,7 @@ def main():
     if any(cells):
       print(f"| {name} | {' | '.join(cells)} |")
   if args.sheet:
-    video_io.contact_sheet(rows, args.sheet)
+    media.contact_sheet(rows, args.sheet)
     print(f"\n{args.sheet}: rows of A, B and what came out, pair after pair")
 
 

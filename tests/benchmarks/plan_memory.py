@@ -22,7 +22,7 @@ import sys
 import jax
 import numpy as np
 
-from lamd_jax import plan
+from lamd_jax.jobs import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
 CASES = (

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs import bair, vdm_bair
-from lamd_jax import workdir
+from lamd_jax.experiment import workdir
 from lamd_jax.systems import stage as stage_lib
 
 LENGTHS = (16, 32, 64, 128)

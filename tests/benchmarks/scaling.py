@@ -11,7 +11,8 @@ import pathlib
 
 import jax
 
-from lamd_jax import plan, program
+from lamd_jax.experiment import program
+from lamd_jax.jobs import plan
 from lamd_jax.training import flops, sharding
 
 ROOT = pathlib.Path(__file__).parents[2]

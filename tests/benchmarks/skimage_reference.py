@@ -14,7 +14,7 @@ import numpy as np
 from skimage import metrics
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "helpers"))
 import seeded  # noqa: E402
 
 OUT = TESTS / "metrics/skimage_reference.npz"

@@ -8,10 +8,10 @@ Writes the arrays that these compare with; of the packages only the last is need
 for that, and by the second alone:
 
   tests/models/text_encoder_reference.npz  transformers' BertModel, random weights
-  tests/captions_reference.npz             sentence-transformers, all-MiniLM-L6-v2
+  tests/experiment/captions_reference.npz  sentence-transformers, all-MiniLM-L6-v2
 
-Random weights are those that `tests/random_weights.py` makes from the names and shapes
-of the original's state dict, which are kept with the outputs.
+Random weights are those that `tests/helpers/random_weights.py` makes from the names
+and shapes of the original's state dict, which are kept with the outputs.
 """
 
 import importlib.util
@@ -24,7 +24,7 @@ import torch
 import transformers
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "helpers"))
 
 import random_weights  # noqa: E402
 

@@ -19,8 +19,9 @@ from absl import logging
 import jax
 import numpy as np
 
-from lamd_jax import train, workdir
 from lamd_jax.data import pipeline, sources
+from lamd_jax.experiment import workdir
+from lamd_jax.jobs import train
 from lamd_jax.metrics import features, frechet, motion
 from lamd_jax.systems import pixels, windows
 from lamd_jax.training import sharding

@@ -68,7 +68,7 @@ def ours(attention_factors, repeats):
 
   from lamd_jax.diffusion import schedules
   from lamd_jax.models import unet3d
-  from lamd_jax.systems import vdm
+  from lamd_jax.systems.vdm import base as base_lib
   from lamd_jax.training import optimizer, state, step
 
   model = unet3d.UNet3D(
@@ -81,8 +81,8 @@ def ours(attention_factors, repeats):
     num_embedding_layers=2,
     max_frames=SHAPE[1],
   )
-  stage = vdm.VDMStage(
-    model, None, schedules.make_schedule("cosine"), "eps", 0.0, vdm.Sampling()
+  stage = base_lib.VDMStage(
+    model, None, schedules.make_schedule("cosine"), "eps", 0.0, base_lib.Sampling()
   )
   tx, learning_rate_fn = optimizer.make_optimizer(1000, 1e-4)
   rng = np.random.default_rng(0)

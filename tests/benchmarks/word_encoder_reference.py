@@ -5,7 +5,7 @@
 
 Writes tests/models/word_encoder_reference.npz: words of different lengths, tokens, and
 the shapes of the original's state dict. Random weights are those that
-`tests/random_weights.py` makes from these.
+`tests/helpers/random_weights.py` makes from these.
 """
 
 import pathlib
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 TESTS = pathlib.Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(TESTS))
+sys.path.insert(0, str(TESTS / "helpers"))
 
 import random_weights  # noqa: E402
 

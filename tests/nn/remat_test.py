@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from lamd_jax import program
+from lamd_jax.experiment import program
 from lamd_jax.models.mcd_vae import MCDVAE
 from lamd_jax.models.unet import UNet
 from lamd_jax.models.unet3d import UNet3D

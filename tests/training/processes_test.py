@@ -12,8 +12,8 @@ from absl.testing import absltest, parameterized
 import numpy as np
 import real_processes
 
-from lamd_jax import workdir as workdir_lib
-from lamd_jax.data import video_io
+from lamd_jax.data import media
+from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.training import checkpoint, examples, processes
 from lamd_jax.types import UserError
 
@@ -132,7 +132,7 @@ class TwoProcessesTest(absltest.TestCase):
   def test_two_give_a_picture_the_motion_that_one_gives_it(self):
     clip = self.whole.with_name("clip.mp4")
     frames = np.random.default_rng(0).integers(0, 256, (4, 8, 8, 3)).astype(np.uint8)
-    video_io.write_mp4(clip, frames, 8.0)
+    media.write_mp4(clip, frames, 8.0)
     alone = real_processes.start(self.whole, 1, steps=1)
     self.assertEqual(real_processes.wait(alone, 300)[0], [0])
     made = self.whole / "transferred"

@@ -1,0 +1,137 @@
+"""MUG: faces that go from rest to one of seven expressions and back.
+
+Faces of 86 people before a blue screen, 896x896 at 19 frames per second, some 50 to 160
+frames a take. Of 52 of them registered users get the pictures, about 38 GB; these are
+the part that papers on generation use.
+
+Source: Aifanti et al. 2010, "The MUG facial expression database"; researchers who sign
+its licence get an account, https://mug.ee.auth.gr/fed/. Not to be passed on.
+
+Layout: a folder for each person, in it one for each expression, in it one for each
+take, with its frames: `001/anger/take000/img_0000.jpg`. Three people came twice; theirs
+is `002/session0/anger/take000/...`.
+
+Split: that of LFDM (Ni et al. 2023, arXiv:2303.13744), by people, 26 and 26; its code
+reads `session0` alone of those who came twice, and so does this. Which split LaMD has
+is not known. The seven expressions are those of LFDM, in its order; takes of others,
+such as `mixed`, are left out, and not every person shows every one.
+
+Preprocessing: LFDM presents a take as 40 frames evenly spaced over it, the last one
+repeated where it has fewer (`sampling="uniform"`, the default here), resized to 128x128
+without a crop; in training it draws frames at random, and jitters colours, which
+nothing here does. LaMD shows 128x128 and 256x256; its number of frames is not known.
+
+The caption is the expression, one word; `subject` is the number of the person, by which
+LFDM groups its sFVD: the mean of FVD within each.
+"""
+
+import pathlib
+
+from lamd_jax.data import video_files
+from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.sets import video_folder
+
+URL = "https://mug.ee.auth.gr/fed/"
+FPS = 19.0
+EXPRESSIONS = (
+  "anger",
+  "disgust",
+  "fear",
+  "happiness",
+  "neutral",
+  "sadness",
+  "surprise",
+)
+"""The label of a take is a position in this table."""
+SUBJECTS = {
+  "train": (
+    8, 17, 21, 28, 30, 31, 34, 36, 37, 38, 39, 42, 43,
+    44, 45, 55, 60, 61, 62, 63, 71, 75, 76, 77, 83, 84,
+  ),
+  "eval": (
+    1, 2, 6, 7, 10, 13, 14, 20, 27, 32, 33, 40, 46,
+    48, 49, 52, 64, 65, 66, 70, 72, 73, 74, 78, 79, 82,
+  ),
+}  # fmt: skip
+_SESSION = "session0"
+
+
+def open_mug(
+  split: str,
+  *,
+  path: str,
+  num_frames: int,
+  sampling: str = "uniform",
+  frame_stride: int = 1,
+  resolution: int = 128,
+  cache_bytes: int = 2**29,
+) -> video_files.VideoFiles:
+  """Lists the takes of a split; decodes one frame of each.
+
+  Args:
+    split: "train" or "eval"; no person is in both.
+    path: The folder with those of the people.
+    num_frames: Frames of a clip.
+    sampling: Which frames of a take; see `preprocessing.SAMPLINGS`.
+    frame_stride: For windows, frames of the take from one of its frames to the next.
+    resolution: Height and width in pixels to which frames are brought.
+    cache_bytes: Memory for frames already decoded and resized.
+
+  Returns:
+    The source. Annotations are "label", a position in EXPRESSIONS, "caption", its
+    word, and "subject".
+  """
+  taken = Sampling(sampling, num_frames, frame_stride)
+  layout = f"<person>/<expression>/<take>/*.jpg of MUG, from {URL}"
+  root = video_files.open_folder("data.path", path, f"with {layout}").resolve()
+  found: list[tuple[str, tuple[str, ...]]] = []
+  annotations: dict[str, dict[str, int | str]] = {}
+  left_out: list[str] = []
+  for name, frames in sorted(video_folder.walk(root)):
+    known = _read_name(name) if frames else "not a folder of frames"
+    if isinstance(known, str):
+      left_out.append(f"{name}: {known}")
+    elif known["subject"] in SUBJECTS[split]:
+      found.append((name, frames))
+      annotations[name] = known
+  takes, skipped = video_files.look_at(root, found, taken.min_frames, FPS)
+  skipped = left_out + skipped
+  if not takes:
+    raise video_files.none_usable(
+      f"of a person of the split in data.path={str(path)!r}",
+      skipped,
+      taken.min_frames,
+      f"a folder with {layout}",
+    )
+  clips = [
+    video_files.sampled(take, taken)._replace(annotation=annotations[take.name])
+    for take in takes
+  ]
+  return video_files.VideoFiles(
+    root,
+    video_files.mixed(clips),
+    fps=video_files.median_fps(clips),
+    skipped=skipped,
+    square=Square(resolution),
+    cache_bytes=cache_bytes,
+    num_classes=len(EXPRESSIONS),
+  )
+
+
+def _read_name(name: str) -> dict[str, int | str] | str:
+  """What the path of a take says, or why it is not one of the split's."""
+  parts = pathlib.PurePosixPath(name).parts
+  sessions = parts[1:-2]
+  if len(parts) not in (3, 4) or not parts[0].isdecimal():
+    return "expected <person>/<expression>/<take>"
+  if sessions not in ((), (_SESSION,)):
+    return f"the split has {_SESSION} alone"
+  if int(parts[0]) not in SUBJECTS["train"] + SUBJECTS["eval"]:
+    return "a person of neither part of the split"
+  if parts[-2] not in EXPRESSIONS:
+    return f"expected one of {', '.join(EXPRESSIONS)}"
+  return {
+    "label": EXPRESSIONS.index(parts[-2]),
+    "caption": parts[-2],
+    "subject": int(parts[0]),
+  }

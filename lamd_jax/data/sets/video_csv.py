@@ -1,0 +1,276 @@
+"""A folder of videos and a csv that says what they show: Kinetics and the like.
+
+The csv has a header; columns that no key names are passed over. Kinetics itself is
+published as such files, of labels and of times in web videos, and its videos are cut by
+whoever downloads them: add a column with the paths of yours. Many are gone by then,
+so rows without a video are counted, not refused.
+
+Clips come in a mixed order, which is always the same: such files are often sorted by
+class, and evaluation takes the first clips.
+"""
+
+import collections
+import csv as csv_lib
+import pathlib
+from typing import NamedTuple
+
+from absl import logging
+
+from lamd_jax.data import video_files
+from lamd_jax.data.preprocessing import Square
+from lamd_jax.data.sets import video_folder
+from lamd_jax.types import UserError
+
+TRAIN = "train"
+"""What the column of splits says of videos for training."""
+
+
+class _Columns(NamedTuple):
+  """Names of columns; None where the csv is not to have one."""
+
+  path: str
+  label: str | None
+  caption: str | None
+  split: str | None
+
+
+class _Row(NamedTuple):
+  """A row of the csv; of columns that there are not, ""."""
+
+  name: str
+  label: str
+  caption: str
+  split: str
+
+
+def open_video_csv(
+  split: str,
+  *,
+  path: str,
+  csv: str,
+  num_frames: int,
+  path_column: str = "path",
+  label_column: str | None = None,
+  caption_column: str | None = None,
+  split_column: str | None = None,
+  eval_value: str | None = None,
+  eval_csv: str | None = None,
+  empty_captions: bool = False,
+  frame_stride: int = 1,
+  resolution: int = 64,
+  cache_bytes: int = 2**29,
+) -> video_files.VideoFiles:
+  """Reads the csv and probes the videos; decodes one frame of each.
+
+  Which videos are held out is what `eval_csv` lists, or what `split_column` says;
+  without either, it is decided as for a folder of videos, by their names.
+
+  Args:
+    split: "train" or "eval".
+    path: The folder with the videos.
+    csv: The file; where there is an `eval_csv`, the one for training.
+    num_frames: Frames of a window.
+    path_column: Paths of the videos, relative to the folder.
+    label_column: Classes, by name or by number. They are numbered from 0 in the
+      order of the names, or of the numbers, of all rows for training.
+    caption_column: What happens, in words.
+    split_column: "train" for training; other values are for evaluation or unused.
+    eval_value: The value of `split_column` for evaluation; may be left out where
+      there is only one beside "train".
+    eval_csv: A second file, with the same columns, for evaluation.
+    empty_captions: Whether captions may be empty.
+    frame_stride: Frames of the video from one frame of a window to the next.
+    resolution: Height and width in pixels to which frames are brought.
+    cache_bytes: Memory for frames already decoded and resized.
+
+  Returns:
+    The source. Annotations are "label" and "class_name", and "caption", as far as
+    columns are named for them. A video in several rows, with a caption each, is
+    trained on with each, and evaluated with its first.
+  """
+  if split_column and eval_csv:
+    raise UserError(
+      f"data.split_column={split_column!r} and data.eval_csv={str(eval_csv)!r} both "
+      "say what is held out; give one of them"
+    )
+  if eval_value and not split_column:
+    raise UserError(f"data.eval_value={eval_value!r} needs data.split_column")
+  root = video_files.open_folder("data.path", path, "with the videos of data.csv")
+  columns = _Columns(path_column, label_column, caption_column, split_column)
+  rows = _read("data.csv", csv, columns, root)
+  parts = {"train": rows, "eval": rows}
+  if eval_csv:
+    parts["eval"] = _read("data.eval_csv", eval_csv, columns, root)
+  elif split_column:
+    parts = _split(rows, split_column, eval_value)
+  if caption_column and not empty_captions:
+    _require_captions(parts, caption_column)
+  classes = _classes(parts, label_column) if label_column else None
+  has_split = bool(eval_csv or split_column)
+  if split == "eval" and has_split:
+    _warn_of_overlap(parts)
+
+  span = (num_frames - 1) * frame_stride + 1
+  videos, skipped = video_files.look_at_listed(
+    root,
+    [row.name for row in parts[split]],
+    span,
+    where=eval_csv if eval_csv and split == "eval" else csv,
+    expected=f"column {path_column!r} to name files in data.path={str(path)!r}",
+  )
+  fps = video_files.median_fps(videos.values())
+  if not has_split:
+    divided = video_folder.divide(list(videos.values()), span, split)
+    videos = {video.name: video for video in divided}
+  used = [row for row in parts[split] if row.name in videos]
+  if split == "eval":  # A clip that counts twice makes a small set look large.
+    used = list({row.name: row for row in reversed(used)}.values())
+  annotated = [
+    videos[row.name]._replace(annotation=_annotation(row, columns, classes))
+    for row in used
+  ]
+  return video_files.VideoFiles(
+    root,
+    video_files.mixed(annotated),
+    fps=fps,
+    skipped=skipped,
+    square=Square(resolution),
+    cache_bytes=cache_bytes,
+    num_classes=None if classes is None else len(classes),
+  )
+
+
+def _annotation(
+  row: _Row, columns: _Columns, classes: dict[str, int] | None
+) -> dict[str, int | str]:
+  annotation: dict[str, int | str] = {}
+  if classes is not None:
+    annotation |= {"label": classes[row.label], "class_name": row.label}
+  if columns.caption:
+    annotation["caption"] = row.caption
+  return annotation
+
+
+def _read(key: str, file: str, columns: _Columns, root: pathlib.Path) -> list[_Row]:
+  """All rows, each with a path."""
+  path = pathlib.Path(file).expanduser()
+  what = f"{key}={str(file)!r}"
+  if not path.is_file():
+    raise UserError(f"{what} is not a file; expected a csv with a header")
+  try:
+    # Excel begins its files with a mark of the encoding.
+    with open(path, encoding="utf-8-sig", newline="") as stream:
+      reader = csv_lib.reader(stream, strict=True)
+      header = [name.strip() for name in next(reader, [])]
+      places = [_place(what, header, *item) for item in columns._asdict().items()]
+      rows: list[_Row] = []
+      for values in reader:
+        if not values:  # An empty line.
+          continue
+        if len(values) != len(header):
+          raise UserError(
+            f"{what}, line {reader.line_num}: {len(values)} values, the header has "
+            f"{len(header)}; a text with commas needs quotes around it"
+          )
+        row = _Row(*("" if i is None else values[i].strip() for i in places))
+        if not row.name:
+          raise UserError(
+            f"{what}, line {reader.line_num}: nothing in column {columns.path!r}"
+          )
+        rows.append(row._replace(name=_relative(row.name, root)))
+  except (csv_lib.Error, UnicodeDecodeError, OSError) as error:
+    raise UserError(f"{what} cannot be read as a csv in UTF-8 ({error})") from error
+  if not rows:
+    raise UserError(f"{what} has no rows below its header; expected one for each video")
+  return rows
+
+
+def _place(what: str, header: list[str], key: str, column: str | None) -> int | None:
+  """Where a column is."""
+  if not column:
+    return None
+  if header.count(column) != 1:
+    found = "several columns" if column in header else "no column"
+    raise UserError(
+      f"{what} has {found} {column!r} (data.{key}_column); its columns are: "
+      f"{', '.join(header)}"
+    )
+  return header.index(column)
+
+
+def _relative(name: str, root: pathlib.Path) -> str:
+  """A path in the folder without what changes nothing; others as they are."""
+  path = pathlib.PurePath(name)
+  for base in (root.absolute(), root.resolve()):
+    if path.is_absolute() and path.is_relative_to(base):
+      path = path.relative_to(base)
+  return path.as_posix()
+
+
+def _split(
+  rows: list[_Row], column: str, eval_value: str | None
+) -> dict[str, list[_Row]]:
+  """The rows for training and those for evaluation."""
+  found: dict[str, list[_Row]] = collections.defaultdict(list)
+  for row in rows:
+    found[row.split].append(row)
+  values = ", ".join(map(repr, sorted(found)))
+  others = sorted(set(found) - {TRAIN})
+  if TRAIN not in found or not others:
+    raise UserError(
+      f"data.split_column={column!r} has the values {values}; expected {TRAIN!r} and "
+      "another one, for evaluation"
+    )
+  if eval_value is None and len(others) == 1:
+    eval_value = others[0]
+  if eval_value not in others:
+    given = "is not set" if eval_value is None else f"is {eval_value!r}"
+    raise UserError(
+      f"data.eval_value {given}; data.split_column={column!r} has, beside {TRAIN!r}, "
+      f"the values {', '.join(map(repr, others))}: give one of them"
+    )
+  return {"train": found[TRAIN], "eval": found[eval_value]}
+
+
+def _require_captions(parts: dict[str, list[_Row]], column: str) -> None:
+  rows = list(dict.fromkeys(row for part in parts.values() for row in part))
+  if empty := [row.name for row in rows if not row.caption]:
+    raise UserError(
+      f"data.caption_column={column!r} is empty in {len(empty)} of {len(rows)} rows, "
+      f"the first is that of {empty[0]!r}; complete it, or allow such rows: "
+      "--config.data.empty_captions=True"
+    )
+
+
+def _classes(parts: dict[str, list[_Row]], column: str) -> dict[str, int]:
+  """The number of each class, by its name in the csv."""
+  rows = list(dict.fromkeys(row for part in parts.values() for row in part))
+  if empty := [row.name for row in rows if not row.label]:
+    raise UserError(
+      f"data.label_column={column!r} is empty in {len(empty)} of {len(rows)} rows, "
+      f"the first is that of {empty[0]!r}; complete it"
+    )
+  labels = {row.label for row in parts["train"]}
+  are_numbers = all(label.isdecimal() for label in labels)
+  ordered = sorted(labels, key=int) if are_numbers else sorted(labels)
+  for row in parts["eval"]:
+    if row.label not in labels:
+      raise UserError(
+        f"{row.name!r} is for evaluation and has the label {row.label!r}, which no "
+        f"video for training has; expected one of its {len(labels)} labels, such as "
+        f"{ordered[0]!r}"
+      )
+  return {label: number for number, label in enumerate(ordered)}
+
+
+def _warn_of_overlap(parts: dict[str, list[_Row]]) -> None:
+  trained = {row.name for row in parts["train"]}
+  evaluated = {row.name for row in parts["eval"]}
+  if both := sorted(trained & evaluated):
+    logging.warning(
+      "%d of the %d videos for evaluation are trained on too, the first is %s; figures "
+      "say nothing about new ones",
+      len(both),
+      len(evaluated),
+      both[0],
+    )

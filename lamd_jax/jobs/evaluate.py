@@ -1,0 +1,192 @@
+"""Job: measure what was sampled, and write the figures."""
+
+from collections.abc import Mapping, Sequence
+import json
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import jax
+import numpy as np
+
+from lamd_jax.data import pipeline, sources
+from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.metrics import card as card_lib
+from lamd_jax.metrics import clip_set, protocol, score
+from lamd_jax.metrics import measures as measures_lib
+from lamd_jax.systems import stage as stage_lib
+from lamd_jax.training import checkpoint
+from lamd_jax.training import memory as memory_lib
+from lamd_jax.types import Config, UserError
+
+
+def check(config: Config) -> None:
+  """Raises a `UserError` if a measure is unknown or lacks its weights."""
+  _make_measures(config)
+
+
+def evaluate(
+  config: Config, workdir: pathlib.Path, startup_seconds: float
+) -> dict[str, float]:
+  """Writes `metrics.json`, flat, from the sampled clips and the stages' checkpoints.
+
+  Args:
+    config: The configuration.
+    workdir: Its work folder, with samples.
+    startup_seconds: From the start of the process to the start of its first job.
+
+  Returns:
+    The figures. `wall_seconds` is all the time spent on training, sampling and
+    measuring, in all runs, and this process's start.
+  """
+  started = time.monotonic()
+  path = workdir / workdir_lib.CLIPS
+  if not path.exists():
+    raise UserError(f"nothing to evaluate: {path} is missing; run --mode=sample first")
+  try:
+    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
+      real, sampled = file["real"], file["sampled"]
+      reconstructed = file.get("reconstructed")
+      given_frames = int(file["given_frames"])
+      sample_seconds = float(file["seconds"])
+      notes = [json.loads(str(x)) for x in file["notes"]]
+  except Exception as e:  # Damage shows as any error at all.
+    raise UserError(
+      f"{path} is damaged ({e}); delete it and run --mode=sample again"
+    ) from e
+  figures: dict[str, float] = dict(
+    protocol.video_figures(real, reconstructed, sampled, given_frames)
+  )
+  if config.evaluate.metrics and jax.process_index() == 0:
+    figures |= _write_cards(
+      config, workdir, real, reconstructed, sampled, given_frames, notes
+    )
+  seconds = {"startup": startup_seconds, "sample": sample_seconds}
+  memory = [memory_lib.host_peak_gb()]
+  for name in config.stages:
+    steps, meta = checkpoint.read_meta(workdir / name / workdir_lib.CHECKPOINTS)
+    seconds[name] = meta["seconds"]
+    memory.append(meta["peak_memory_gb"])
+    figures[f"{name}_steps"] = steps
+    figures[f"num_parameters_{name}"] = meta["num_parameters"]
+    if workdir_lib.best_of(config, name) is not None:
+      figures[f"{name}_best_step"] = workdir_lib.read_meta(config, workdir, name)[0]
+  skipped = workdir / "skipped_files.txt"
+  if skipped.exists():
+    figures["skipped_files"] = len(skipped.read_text(encoding="utf-8").splitlines())
+  seconds["evaluate"] = time.monotonic() - started
+  figures |= {f"{name}_seconds": value for name, value in seconds.items()}
+  figures["wall_seconds"] = sum(seconds.values())
+  figures["peak_memory_gb"] = max(memory)
+  workdir_lib.write_json(workdir / workdir_lib.METRICS, figures)
+  for name, value in figures.items():
+    if name in protocol.FIGURES:
+      logging.info("%s = %.4g", name, value)
+  logging.info("%s", protocol.sentence(figures))
+  return figures
+
+
+def _write_cards(
+  config: Config,
+  workdir: pathlib.Path,
+  real: np.ndarray,
+  reconstructed: np.ndarray | None,
+  sampled: np.ndarray,
+  given_frames: int,
+  notes: Sequence[Mapping[str, Any]],
+) -> dict[str, float]:
+  """Scores reconstructions, and one sample of each clip; a card for each measure.
+
+  And for what `config.evaluate.group_by` names, such as labels, one of the mean over
+  groups, of measures of sets. With `config.evaluate.substitute_given` samples are
+  judged also with the given frames put back as they were, which papers do on BAIR.
+
+  Returns:
+    The values, as in `sample_fvd`.
+  """
+  real_set = clip_set.of_array("real", real)
+  source = sources.make_source(config.data.to_dict(), "train")
+  windows = (config.data.num_frames, config.data.frame_stride)
+  others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
+  names = list(config.stages)
+  judged = {"sample": (names[-1], sampled[:, 0])} if sampled.shape[1] else {}
+  if judged and config.evaluate.get("substitute_given", False):
+    videos = sampled[:, 0].copy()
+    videos[:, :given_frames] = real[:, :given_frames]
+    judged["sample-given"] = (names[-1], videos)
+  if reconstructed is not None:
+    autoencoder = next(n for n in names if n in stage_lib.AUTOENCODERS)
+    judged = {"reconstruction": (autoencoder, reconstructed)} | judged
+  # The clips of all sets show what the same captions say.
+  sets = {what: clip_set.of_array(what, videos) for what, (_, videos) in judged.items()}
+  by_name = {
+    name: str(note.get("caption", ""))
+    for clips in sets.values()
+    for name, note in zip(clips.names, notes, strict=False)
+  }
+  measures = _make_measures(config, by_name)
+  values: dict[str, float] = {}
+  seen: score.Seen = {}
+  for what, (name, videos) in judged.items():
+    stage = stage_lib.make_stage(
+      config, name, dict.fromkeys(names[: names.index(name)])
+    )
+    steps, _ = workdir_lib.read_meta(config, workdir, name)
+    best = workdir_lib.best_of(config, name)
+    known = stage.protocol() | {
+      "data": config.data.name,
+      "split": "eval",
+      "split_of_other_real": "train",
+      "seed": config.seed,
+      "ema": config[name].train.ema_decay,
+      "checkpoint": f"step {steps} of {name}" + (f", best by {best}" if best else ""),
+    }
+    if what == "sample-given":
+      known["given_frames"] = f"{given_frames}, put back as given, measured too"
+    are_pairs, cache = stage.given_frames > 0, workdir / workdir_lib.FEATURES
+    kwargs: dict[str, Any] = dict(are_pairs=are_pairs, cache=cache, protocol=known)
+    cards = score.score(
+      measures, real_set, sets[what], others=others, seen=seen, **kwargs
+    )
+    of_sets = [measure for measure in measures if measure.kind == "sets"]
+    for group in config.evaluate.get("group_by", ()) if what == "sample" else ():
+      folders = _folders(notes, group)
+      pair = (
+        clip_set.of_array(x, y, folders) for x, y in (("real", real), (what, videos))
+      )
+      found = score.score_groups(of_sets, *pair, level=1, num_draws=0, **kwargs)
+      for of_groups in zip(*found.values(), strict=True):
+        cards.append(
+          card_lib.mean_card(dict(zip(found, of_groups, strict=True)), group)
+        )
+    for card in cards:
+      key = f"{what}_{card['name'].partition('@')[0].lower().replace(' ', '_')}"
+      workdir_lib.write_json(workdir / workdir_lib.CARDS / f"{key}.json", card)
+      logging.info("%s: %s", what, card_lib.headline(card))
+      values[key] = card["value"]
+  return values
+
+
+def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:
+  """What each clip's annotation has for a group."""
+  if lacking := [i for i, note in enumerate(notes) if group not in note]:
+    known = sorted({key for note in notes for key in note})
+    raise UserError(
+      f"config.evaluate.group_by names {group!r}, which held-out clip {lacking[0]} does"
+      f" not have; known: {', '.join(known) or 'nothing'}"
+    )
+  return [str(note[group]) for note in notes]
+
+
+def _make_measures(config: Config, captions=None) -> list[measures_lib.Measure]:
+  options = measures_lib.Options(
+    folder=pathlib.Path(config.evaluate.weights), captions=captions or {}
+  )
+  try:
+    return measures_lib.make_measures(config.evaluate.metrics, options)
+  except UserError as e:
+    raise UserError(
+      f"config.evaluate.metrics={tuple(config.evaluate.metrics)}: {e};"
+      ' --config.evaluate.metrics="()" does without'
+    ) from e

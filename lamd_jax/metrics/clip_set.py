@@ -1,0 +1,267 @@
+"""Clips to be measured: anyone's videos as they are, in the order of their names.
+
+A set is a folder with videos, folders of frames and NumPy files, or one NumPy file.
+Nothing is left out in silence: measured on fewer clips, a figure is another figure.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+import dataclasses
+import functools
+import pathlib
+from typing import NamedTuple
+import zipfile
+
+from jaxtyping import UInt8
+import numpy as np
+
+from lamd_jax.data import media, video_files
+from lamd_jax.data.sets import video_folder
+from lamd_jax.types import UserError
+
+ARRAY_ENDINGS = (".npy", ".npz")
+
+Clip = UInt8[np.ndarray, "f h w 3"]
+
+
+class Entry(NamedTuple):
+  """A video of the set.
+
+  Attributes:
+    name: Path relative to the set; of an array of many, with its number.
+    num_frames: All it has.
+    read: From the numbers of frames and a resolution (None: as it is) to pixels.
+  """
+
+  name: str
+  num_frames: int
+  read: Callable[[range, int | None], Clip]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClipSet:
+  """Videos, and which of their frames are taken.
+
+  Attributes:
+    path: Where they are.
+    entries: The videos.
+    num_frames: Frames of a clip.
+    frame_stride: Frames of the video from one frame of the clip to the next.
+    resolution: Height and width to which frames are brought; None leaves them.
+    start: The video's frame with which the clip begins.
+  """
+
+  path: pathlib.Path
+  entries: tuple[Entry, ...]
+  num_frames: int
+  frame_stride: int
+  resolution: int | None = None
+  start: int = 0
+
+  @property
+  def names(self) -> list[str]:
+    """The name of each clip."""
+    return [entry.name for entry in self.entries]
+
+  def __len__(self) -> int:
+    """Number of clips."""
+    return len(self.entries)
+
+  def __iter__(self) -> Iterator[Clip]:
+    """Reads one clip after the other."""
+    stop = self.start + self.num_frames * self.frame_stride
+    numbers = range(self.start, stop, self.frame_stride)
+    for entry in self.entries:
+      yield entry.read(numbers, self.resolution)
+
+  def part(self, first: int, last: int) -> "ClipSet":
+    """The clips from number `first` to `last` - 1."""
+    return dataclasses.replace(self, entries=self.entries[first:last])
+
+  def windows(self) -> list["ClipSet"]:
+    """The same videos, window after window, as far as the shortest goes."""
+    span = self.num_frames * self.frame_stride
+    # Of the last window, what lies between two frames need not be there.
+    shortest = min(entry.num_frames for entry in self.entries) + self.frame_stride - 1
+    starts = range(self.start, shortest - span + 1, span)
+    return [dataclasses.replace(self, start=start) for start in starts]
+
+  def groups(self, level: int) -> dict[str, "ClipSet"]:
+    """The clips of each folder, by its name.
+
+    Args:
+      level: 1 for the folders that lie in the set, 2 for those in these, and so on:
+        all videos in a folder called so are one group, wherever it lies.
+
+    Raises:
+      UserError: A video lies in no folder of this level.
+    """
+    found: dict[str, list[Entry]] = {}
+    for entry in self.entries:
+      *folders, _ = pathlib.PurePath(entry.name).parts
+      if len(folders) < level:
+        raise UserError(
+          f"{self.path}: {entry.name} lies in {len(folders)} folders; groups of level"
+          f" {level} need {level}"
+        )
+      found.setdefault(folders[level - 1], []).append(entry)
+    return {
+      name: dataclasses.replace(self, entries=tuple(found[name]))
+      for name in sorted(found)
+    }
+
+
+def of_array(
+  name: str,
+  videos: UInt8[np.ndarray, "n f h w 3"],
+  folders: Sequence[str] | None = None,
+) -> ClipSet:
+  """Videos that are in memory, as a set.
+
+  Args:
+    name: What to call it in messages and cards.
+    videos: One array.
+    folders: For each, the folder it would lie in, such as its class: for `groups`.
+  """
+  entries = tuple(_array_entries(name, videos))
+  if folders is not None:
+    entries = tuple(
+      entry._replace(name=f"{folder}/{entry.name}")
+      for folder, entry in zip(folders, entries, strict=True)
+    )
+  return ClipSet(pathlib.Path(name), entries, videos.shape[1], 1)
+
+
+def open_clips(
+  path: str | pathlib.Path,
+  *,
+  num_frames: int | None = None,
+  frame_stride: int = 1,
+  resolution: int | None = None,
+  start: int = 0,
+) -> ClipSet:
+  """Lists the clips of a folder or a NumPy file; decodes only what counting needs.
+
+  Args:
+    path: A folder with videos, folders of frames, .npy and .npz files, in any depth,
+      or one NumPy file; of an .npz file with several arrays one as `clips.npz:sampled`.
+      Arrays are `f h w 3`, or have further axes before these for many videos: uint8,
+      or floats from 0 to 1.
+    num_frames: Frames of a clip; None takes all, of videos that have equally many.
+    frame_stride: Frames of the video from one frame of the clip to the next.
+    resolution: If given, the short side is brought to it, the centre square kept.
+    start: The video's frame with which a clip begins.
+
+  Raises:
+    UserError: There is no video; one is broken, too short or, without `num_frames`,
+      of another length than the first.
+  """
+  path = pathlib.Path(path).expanduser()
+  file, _, name = str(path).partition(".npz:")
+  is_array = path.suffix.lower() in ARRAY_ENDINGS and path.exists()
+  if path.is_dir():
+    root, found = path, sorted(video_folder.walk(path.resolve(), ARRAY_ENDINGS))
+  elif is_array or (name and pathlib.Path(f"{file}.npz").is_file()):
+    root, found = path.parent, [(path.name, ())]
+  else:
+    what = "is another file" if path.exists() else "does not exist"
+    raise UserError(f"{path} {what}; expected a folder of videos, or .npy or .npz")
+  entries = [entry for item in found for entry in _entries(root, *item)]
+  if not entries:
+    raise UserError(
+      f"no video in {path}: expected files ({', '.join(video_folder.VIDEO_ENDINGS)},"
+      f" {', '.join(ARRAY_ENDINGS)}) or folders of frames"
+    )
+  if num_frames is None:
+    num_frames = max((entries[0].num_frames - start - 1) // frame_stride + 1, 1)
+    for entry in entries:
+      if entry.num_frames != entries[0].num_frames:
+        raise UserError(
+          f"{path}: {entry.name} has {entry.num_frames} frames, {entries[0].name}"
+          f" {entries[0].num_frames}; say with --num_frames how many to take of each"
+        )
+  span = start + (num_frames - 1) * frame_stride + 1
+  for entry in entries:
+    if entry.num_frames < span:
+      raise UserError(
+        f"{path}: {entry.name} has {entry.num_frames} frames; {num_frames} from frame"
+        f" {start} on at a stride of {frame_stride} need {span}"
+      )
+  return ClipSet(path, tuple(entries), num_frames, frame_stride, resolution, start)
+
+
+def _entries(root: pathlib.Path, name: str, frames: tuple[str, ...]) -> Iterator[Entry]:
+  path = root / name
+  if frames == video_files.OUTSIDE:
+    raise UserError(f"{path} is a link that leads out of the folder; copy the file")
+  if frames:
+    read = functools.partial(_read_frames, path, frames)
+    yield Entry(name, len(frames), read)
+  elif path.suffix.lower() in ARRAY_ENDINGS or ".npz:" in name:
+    yield from _array_entries(name, _open_array(path))
+  else:
+    read = lambda numbers, resolution: media.read_window(
+      path, numbers.start, len(numbers), numbers.step, resolution
+    )
+    yield Entry(name, media.probe(path).num_frames, read)
+
+
+def _array_entries(name, videos):
+  for i, video in enumerate(videos):
+    numbered = f"{name}[{i}]" if len(videos) > 1 else name
+    yield Entry(numbered, len(video), functools.partial(_read_array, numbered, video))
+
+
+def _read_frames(path, frames, numbers, resolution):
+  images = [media.read_image(path / frames[i]) for i in numbers]
+  if resolution is not None:
+    images = [media.resize_crop(image[None], resolution)[0] for image in images]
+  if len({image.shape for image in images}) > 1:
+    raise UserError(f"{path}: the size of its frames changes; give --resolution")
+  return np.stack(images)
+
+
+def _open_array(path):
+  """An array of videos `n f h w 3`; of a .npy file only what is used is read."""
+  file, colon, name = str(path).partition(".npz:")
+  if colon:
+    path = pathlib.Path(f"{file}.npz")
+  try:
+    # Never unpickled; a .npy file stays on disk, an .npz one is read whole.
+    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    if isinstance(array, np.lib.npyio.NpzFile):
+      names = list(array)
+      if name not in names and (colon or len(names) != 1):
+        raise UserError(
+          f"{path} holds {len(names)} arrays ({', '.join(names)}); name one of them,"
+          f" as in {path}:{names[0] if names else 'videos'}"
+        )
+      array = array[name or names[0]]
+  except (ValueError, OSError, EOFError, zipfile.BadZipFile) as e:
+    if isinstance(e, UserError):
+      raise
+    raise UserError(f"{path} cannot be read as a NumPy array ({e})") from e
+  if array.ndim < 4 or array.shape[-1] != 3 or array.dtype.kind not in "uf":
+    raise UserError(
+      f"{path} holds {array.dtype} {list(array.shape)}; expected [n, f, h, w, 3] or"
+      " [f, h, w, 3], uint8, or floats from 0 to 1"
+    )
+  array = array.reshape(-1, *array.shape[-4:])
+  if array.dtype.kind == "u" and array.dtype != np.uint8:
+    raise UserError(
+      f"{path} holds {array.dtype}; expected uint8, or floats from 0 to 1"
+    )
+  return array
+
+
+def _read_array(name, video, numbers, resolution):
+  clip = np.asarray(video[numbers.start : numbers.stop : numbers.step])
+  if clip.dtype != np.uint8:
+    if not np.isfinite(clip).all():
+      raise UserError(f"{name} has NaN or infinite pixels")
+    if clip.min() < 0 or clip.max() > 1:
+      raise UserError(
+        f"{name} has floats from {clip.min():g} to {clip.max():g}; expected 0 to 1, or"
+        " uint8"
+      )
+    clip = np.rint(clip * 255.0).astype(np.uint8)
+  return clip if resolution is None else media.resize_crop(clip, resolution)

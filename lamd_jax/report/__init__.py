@@ -1,0 +1,1 @@
+"""The report of a work folder: one self-contained page."""

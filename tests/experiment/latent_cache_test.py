@@ -1,0 +1,118 @@
+"""Latents that are kept: the same training, and never another model's."""
+
+import json
+import pathlib
+import tempfile
+from unittest import mock
+
+from absl.testing import absltest
+import jax
+import numpy as np
+import tiny_config
+from tiny_lamd import autoencoder, generator
+
+from lamd_jax.data import pipeline, sources
+from lamd_jax.experiment import latent_cache
+from lamd_jax.training import sharding
+from lamd_jax.types import UserError
+
+KEY = jax.random.key(3)
+
+
+class LatentsTest(absltest.TestCase):
+  def setUp(self):
+    super().setUp()
+    self.folder = pathlib.Path(self.enter_context(tempfile.TemporaryDirectory()))
+    self.config = tiny_config.get_config()
+    self.config.data.update(num_train=3, num_frames=3)
+    self.config.dmg.train.steps = 100
+    self.source = sources.make_source(self.config.data.to_dict(), "train")
+    self.source._length = 5  # Three windows of each.
+    self.stage = generator()[0]
+    self.mesh = sharding.make_mesh()
+
+  def open(self):
+    where = (self.source, self.folder, self.mesh)
+    return latent_cache.open_latents(self.config, "dmg", self.stage, *where)
+
+  def batches(self, read=None):
+    return pipeline.batches(
+      self.source, num_frames=3, frame_stride=1, batch_size=8, seed=1, read=read
+    )
+
+  def test_a_batch_of_kept_latents_has_the_loss_of_its_clips(self):
+    read = self.open()
+    loss = jax.jit(
+      lambda batch: self.stage.loss(generator()[1], batch, KEY, train=True)
+    )
+    for clips, kept in zip(self.batches(), self.batches(read), strict=False):
+      np.testing.assert_array_equal(clips["index"], kept["index"])
+      np.testing.assert_array_equal(clips["video"][:, :1], kept["video"])
+      np.testing.assert_allclose(loss(kept)[0], loss(clips)[0], rtol=1e-4)
+      break
+    kept = {**kept, "motion_mean": np.roll(kept["motion_mean"], 1, axis=0)}
+    self.assertGreater(abs(loss(kept)[0] - loss(clips)[0]), 1e-4)
+
+  def test_every_window_has_a_row_of_its_own(self):
+    read = self.open()
+    rows = [read(i, start)["motion_mean"] for i in range(3) for start in range(3)]
+    self.assertLen(np.unique(np.stack(rows).reshape(9, -1), axis=0), 9)
+
+  def test_they_are_computed_once(self):
+    first = self.open()(2, 1)
+    with mock.patch.object(latent_cache, "_compute", side_effect=AssertionError):
+      second = self.open()(2, 1)
+    for key, x in first.items():
+      np.testing.assert_array_equal(x, second[key])
+
+  def test_those_of_another_model_are_refused(self):
+    self.open()
+    params = jax.tree.map(lambda x: x, autoencoder()[1])
+    params["conv_out"] = {**params["conv_out"], "bias": params["conv_out"]["bias"] + 1}
+    self.stage = self.stage.replace(vae_params=params)
+    with self.assertRaisesRegex(UserError, "made by another model .* delete it"):
+      self.open()
+
+  def test_those_of_other_clips_are_refused(self):
+    self.open()
+    self.config.data.resolution = 16
+    with self.assertRaisesRegex(UserError, "made by other clips .* delete it"):
+      self.open()
+
+  def test_a_folder_without_its_origin_is_refused(self):
+    self.open()
+    (self.folder / "latents/dmg/made_from.json").unlink()
+    with self.assertRaisesRegex(UserError, "another model .parameters unknown"):
+      self.open()
+
+  def test_what_was_interrupted_begins_anew(self):
+    interrupted = mock.patch.object(self.source, "read", side_effect=KeyboardInterrupt)
+    with interrupted, self.assertRaises(KeyboardInterrupt):
+      self.open()
+    self.assertFalse((self.folder / "latents/dmg").exists())
+    self.assertIsNotNone(self.open())
+    self.assertEqual([x.name for x in (self.folder / "latents").iterdir()], ["dmg"])
+    self.assertIn("parameters", json.loads(
+      (self.folder / "latents/dmg/made_from.json").read_text()))  # fmt: skip
+
+  def test_mirrored_or_seldom_met_windows_are_not_kept(self):
+    self.config.augment = dict(flip=True)
+    self.assertIsNone(self.open())
+    self.config.augment.flip = False
+    self.config.dmg.train.steps = 4  # 32 visits of 9 windows: less than 4 of each.
+    self.assertIsNone(self.open())
+    self.config.dmg.train.steps = 5
+    self.assertIsNotNone(self.open())
+
+  def test_more_than_the_limit_is_not_kept(self):
+    with mock.patch.object(latent_cache, "MAX_BYTES", 1000):
+      self.assertIsNone(self.open())
+    self.assertFalse((self.folder / "latents").exists())
+
+  def test_a_first_stage_has_nothing_to_keep(self):
+    self.stage = autoencoder()[0]
+    self.assertIsNone(self.open())
+
+
+if __name__ == "__main__":
+  absltest.main()

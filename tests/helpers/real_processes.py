@@ -1,0 +1,105 @@
+"""Trainings as real processes on this machine, with the launcher and without."""
+
+import json
+import os
+import pathlib
+import socket
+import subprocess
+import sys
+import time
+from typing import NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+TINY = ROOT / "tests" / "tiny"
+CONFIG = TINY / "one_stage_config.py"
+STAGE = "mcd_vae"
+
+
+def start(folder, number, *, steps, mode=("--mode=train",)):
+  """Starts so many processes of one job; each writes a log beside the folder."""
+  with socket.socket() as probe:
+    probe.bind(("127.0.0.1", 0))
+    address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
+  command = [sys.executable, "-u", "-m", "lamd_jax.main"]
+  command += _arguments(folder, steps, mode)
+  several = [address, f"--num_processes={number}"] if number > 1 else []
+  return [
+    _open(folder, i, [*command, *several, *([f"--process_id={i}"] if several else [])])
+    for i in range(number)
+  ]
+
+
+def launch(folder, number, *, steps, mode=("--mode=train",)):
+  """Starts the launcher of so many processes; it writes the first one's log."""
+  command = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={number}"]
+  return _open(folder, 0, [*command, *_arguments(folder, steps, mode)])
+
+
+def children(launcher):
+  """What a launcher has started, in order, to send signals to."""
+  path = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+  return [Child(int(pid)) for pid in path.read_text().split()]
+
+
+class Child(NamedTuple):
+  pid: int
+
+  def send_signal(self, number):
+    os.kill(self.pid, number)
+
+
+def _arguments(folder, steps, mode):
+  return [*mode, f"--config={CONFIG}:steps={steps}", f"--workdir={folder}"]
+
+
+def _open(folder, number, command):
+  with log(folder, number).open("w") as file:
+    return subprocess.Popen(command, env=environment(), stdout=file, stderr=file)
+
+
+def environment():
+  """Of a process with one CPU device that compiles quickly and finds the tests."""
+  return os.environ | {
+    "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TINY))),
+    "JAX_PLATFORMS": "cpu",
+    "XLA_FLAGS": "--xla_backend_optimization_level=0"
+    " --xla_llvm_disable_expensive_passes=true",
+  }
+
+
+def log(folder, number):
+  """Where a process writes."""
+  return folder.with_name(f"{folder.name}_{number}.log")
+
+
+def wait(processes, seconds):
+  """Exit statuses, and seconds from now to each end; kills what takes longer."""
+  begin, ends = time.monotonic(), {}
+  while len(ends) < len(processes) and time.monotonic() - begin < seconds:
+    for i, process in enumerate(processes):
+      if i not in ends and process.poll() is not None:
+        ends[i] = time.monotonic() - begin
+    time.sleep(0.01)
+  for process in processes:
+    process.kill()
+  return [p.wait() for p in processes], [ends.get(i) for i in range(len(processes))]
+
+
+def wait_for_update(processes, folder, step, seconds=1200):
+  """Waits until the first process has given an update its examples."""
+  path, begin = folder / STAGE / "examples_0.jsonl", time.monotonic()
+  while time.monotonic() - begin < seconds:
+    if path.exists() and f'"step": {step},' in path.read_text():
+      return
+    if any(p.poll() is not None for p in processes):
+      break
+    time.sleep(0.01)
+  for process in processes:
+    process.kill()
+  raise AssertionError(f"no update {step}: {log(folder, 0).read_text()[-2000:]}")
+
+
+def losses(folder):
+  """The loss of each update; of those made twice, the last."""
+  lines = (folder / STAGE / "scalars.jsonl").read_text().splitlines()
+  return {line["step"]: line["loss"] for line in map(json.loads, lines)}

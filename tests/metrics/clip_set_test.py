@@ -1,0 +1,168 @@
+"""Sets of clips to be measured: every form, and nothing left out in silence."""
+
+from absl.testing import absltest
+import numpy as np
+from PIL import Image
+from video_fixtures import (
+  FolderTestCase,
+  numbered_frames,
+  numbers_of,
+  write_frames,
+  write_video,
+)
+
+from lamd_jax.metrics import clip_set
+from lamd_jax.types import UserError
+
+
+class ClipSetTest(FolderTestCase):
+  def write_all(self):
+    write_video(self.folder / "b.mp4", 12)
+    write_video(self.folder / "deep/c.gif", 12, codec="gif", pix_fmt="rgb8")
+    write_frames(self.folder / "d", 12)
+    np.save(self.folder / "e.npy", np.stack([numbered_frames(12)] * 2))
+    np.savez(self.folder / "f.npz", numbered_frames(12) / np.float32(255))
+    (self.folder / "notes.txt").write_text("not looked at")
+
+  def test_every_form_is_read_in_the_order_of_names(self):
+    self.write_all()
+    clips = clip_set.open_clips(self.folder, num_frames=4, frame_stride=3)
+    names = [entry.name for entry in clips.entries]
+    self.assertEqual(
+      names, ["b.mp4", "d", "deep/c.gif", "e.npy[0]", "e.npy[1]", "f.npz"]
+    )
+    for clip in clips:
+      self.assertEqual(clip.dtype, np.uint8)
+      self.assertEqual(clip.shape, (4, 48, 64, 3))
+      self.assertEqual(numbers_of(clip), [0, 3, 6, 9])
+
+  def test_all_frames_are_taken_where_nothing_else_is_said(self):
+    self.write_all()
+    clips = clip_set.open_clips(self.folder, resolution=16)
+    self.assertEqual(clips.num_frames, 12)
+    self.assertEqual({clip.shape for clip in clips}, {(12, 16, 16, 3)})
+
+  def test_arrays_can_be_grouped_as_if_in_folders(self):
+    videos = np.arange(4, dtype=np.uint8).reshape(4, 1, 1, 1, 1).repeat(3, -1)
+    clips = clip_set.of_array("mine", videos, ["b", "a", "b", "b"])
+    groups = {
+      name: [int(x[0, 0, 0, 0]) for x in y] for name, y in clips.groups(1).items()
+    }
+    self.assertEqual(groups, {"a": [1], "b": [0, 2, 3]})
+
+  def test_pixels_of_arrays_are_kept_to_the_last_bit(self):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    np.save(self.folder / "a.npy", video)
+    np.testing.assert_array_equal(
+      np.stack(list(clip_set.open_clips(self.folder / "a.npy"))), video
+    )
+    for dtype in (np.float16, np.float32, np.float64):
+      np.save(self.folder / "a.npy", (video / 255.0).astype(dtype))
+      got = np.stack(list(clip_set.open_clips(self.folder / "a.npy")))
+      np.testing.assert_array_equal(got, video)
+
+  def test_a_part_of_the_clips(self):
+    self.write_all()
+    clips = clip_set.open_clips(self.folder).part(1, 3)
+    self.assertEqual([entry.name for entry in clips.entries], ["d", "deep/c.gif"])
+    self.assertLen(list(clips), 2)
+
+  def test_windows_follow_each_other_as_far_as_the_shortest_video(self):
+    write_video(self.folder / "a.mp4", 12)
+    write_video(self.folder / "b.mp4", 15)
+    clips = clip_set.open_clips(self.folder, num_frames=3, frame_stride=2, start=1)
+    self.assertEqual([numbers_of(clip) for clip in clips], [[1, 3, 5]] * 2)
+    windows = clips.windows()
+    # The last frame of the second, 11, is the shortest video's last.
+    self.assertEqual(
+      [[numbers_of(clip) for clip in window] for window in windows],
+      [[[1, 3, 5]] * 2, [[7, 9, 11]] * 2],
+    )
+    with self.assertRaisesRegex(UserError, "12 frames; 3 from frame 9 on"):
+      clip_set.open_clips(self.folder, num_frames=3, frame_stride=2, start=9)
+
+  def test_groups_are_folders_of_a_level(self):
+    for name in ("run/ann/a", "run/bob/b", "walk/ann/c"):
+      write_frames(self.folder / name, 2)
+    clips = clip_set.open_clips(self.folder)
+    of = lambda level: {k: v.names for k, v in clips.groups(level).items()}
+    self.assertEqual(of(1), {"run": ["run/ann/a", "run/bob/b"], "walk": ["walk/ann/c"]})
+    self.assertEqual(of(2), {"ann": ["run/ann/a", "walk/ann/c"], "bob": ["run/bob/b"]})
+    with self.assertRaisesRegex(UserError, "run/ann/a lies in 2 folders.*level 3"):
+      clips.groups(3)
+
+  def test_one_array_of_several_and_samples_of_samples(self):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 6, 3), np.uint8)
+    np.savez(self.folder / "clips.npz", real=video[:, 0], sampled=video, fps=3.0)
+    clips = clip_set.open_clips(f"{self.folder}/clips.npz:sampled")
+    np.testing.assert_array_equal(np.stack(list(clips)), video.reshape(6, 4, 5, 6, 3))
+    with self.assertRaisesRegex(UserError, "3 arrays .*name one of them"):
+      clip_set.open_clips(f"{self.folder}/clips.npz:sample")
+    with self.assertRaisesRegex(UserError, "no.npz:real does not exist"):
+      clip_set.open_clips(f"{self.folder}/no.npz:real")
+
+  def test_an_array_in_memory(self):
+    video = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5, 3), np.uint8)
+    clips = clip_set.of_array("mine", video)
+    np.testing.assert_array_equal(np.stack(list(clips)), video)
+    self.assertEqual(clips.names, ["mine[0]", "mine[1]"])
+
+  def test_videos_of_different_lengths_need_a_word(self):
+    write_video(self.folder / "a.mp4", 12)
+    write_video(self.folder / "b.mp4", 14)
+    with self.assertRaisesRegex(UserError, "b.mp4 has 14 frames, a.mp4 12; .*num_fr"):
+      clip_set.open_clips(self.folder)
+    self.assertLen(clip_set.open_clips(self.folder, num_frames=12), 2)
+    with self.assertRaisesRegex(
+      UserError, "12 frames; 7 from frame 0 on at .* 2 need 13"
+    ):
+      clip_set.open_clips(self.folder, num_frames=7, frame_stride=2)
+
+  def test_where_there_is_no_video(self):
+    with self.assertRaisesRegex(UserError, "no video in .*expected files .*npz"):
+      clip_set.open_clips(self.folder)
+    with self.assertRaisesRegex(UserError, "nowhere does not exist"):
+      clip_set.open_clips(self.folder / "nowhere")
+    (self.folder / "a.txt").write_text("")
+    with self.assertRaisesRegex(UserError, "a.txt is another file; expected a folder"):
+      clip_set.open_clips(self.folder / "a.txt")
+
+  def test_a_broken_video_is_an_error_and_not_one_clip_less(self):
+    write_video(self.folder / "a.mp4", 12)
+    (self.folder / "b.mp4").write_bytes(b"no video")
+    with self.assertRaisesRegex(UserError, "b.mp4"):
+      clip_set.open_clips(self.folder)
+
+  def test_arrays_that_are_no_videos(self):
+    path = self.folder / "a.npy"
+    frames = numbered_frames(3, 4, 5)
+    for array, message in (
+      (frames[..., 0], r"uint8 \[3, 4, 5\]; expected \[n, f, h, w, 3\]"),
+      (frames.astype(np.int64), "int64"),
+      (frames.astype(np.uint16), "uint16; expected uint8"),
+      (frames / 127.5 - 1, "floats from -0.9.*expected 0 to 1"),
+      (np.where(frames == 8, np.nan, 0.5), "a.npy has NaN"),
+      (np.array([{}]), "cannot be read as a NumPy array"),
+    ):
+      with self.subTest(message), self.assertRaisesRegex(UserError, message):
+        np.save(path, array)
+        list(clip_set.open_clips(path))
+    np.savez(self.folder / "b.npz", x=frames, y=frames)
+    with self.assertRaisesRegex(
+      UserError, "2 arrays .x, y.; name one of them, as in .*b.npz:x"
+    ):
+      clip_set.open_clips(self.folder / "b.npz")
+    (self.folder / "b.npz").write_bytes(b"nothing")
+    with self.assertRaisesRegex(UserError, "b.npz cannot be read"):
+      clip_set.open_clips(self.folder / "b.npz")
+
+  def test_frames_whose_size_changes(self):
+    write_frames(self.folder / "a", 2)
+    Image.new("RGB", (8, 8)).save(self.folder / "a" / "frame_9.png")
+    clips = clip_set.open_clips(self.folder / "a", num_frames=3)
+    with self.assertRaisesRegex(UserError, "size of its frames changes.*--resolution"):
+      list(clips)
+
+
+if __name__ == "__main__":
+  absltest.main()
