@@ -1,20 +1,32 @@
-"""What a job knows of a system: its stages, each of which is trained once.
+"""A stage: one training of one paper, as the training loop and the samplers see it.
 
 A stage is a `flax.struct.dataclass`: networks and numbers are static fields, the
-frozen parameters of earlier stages are leaves. So a stage is an argument of the
-compiled step, and what it holds is not baked into the program as constants.
+frozen parameters of the stages it needs are leaves. So a stage is an argument of the
+compiled step, and its frozen parameters are not baked into the program as constants.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+import types
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
-from lamd_jax.nn import probe
-from lamd_jax.systems.lamd import dmg as dmg_lib
-from lamd_jax.systems.lamd import mcd_vae as lamd_autoencoder
-from lamd_jax.systems.vdm import base as base_lib
-from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
+from lamd_jax.types import Batch, Metrics, Params, PRNGKey
+
+# Called on the host with the number of each denoising step, from 1 on.
+OnStep = Callable[[Any], None]
+
+
+class Part(NamedTuple):
+  """A trained stage as another one holds it, frozen.
+
+  Attributes:
+    params: Averaged parameters: arrays, or their shapes where nothing is computed.
+    statistics: Numbers measured after its training, such as the scale of its latents.
+  """
+
+  params: Params
+  statistics: Mapping[str, Any] = types.MappingProxyType({})
 
 
 @runtime_checkable
@@ -23,7 +35,7 @@ class Stage(Protocol):
 
   @property
   def given_frames(self) -> int:
-    """How many first frames of a batch `sample` looks at; an autoencoder at all."""
+    """Number of leading frames that `sample` looks at; all, for an autoencoder."""
     ...
 
   def init(self, key: PRNGKey, batch: Batch) -> Params:
@@ -37,23 +49,23 @@ class Stage(Protocol):
     ...
 
   def sample(
-    self, params: Params, batch: Batch, key: PRNGKey
+    self, params: Params, batch: Batch, key: PRNGKey, on_step: OnStep | None = None
   ) -> Float[Array, "b f h w 3"]:
     """Returns videos in about [-1, 1]: reconstructed or generated."""
     ...
 
   def protocol(self) -> dict[str, Any]:
-    """Returns how it samples, for the card of a score: given frames, sampler, steps."""
+    """Returns how the stage samples, for the card of a score."""
     ...
 
 
 @runtime_checkable
 class WindowStage(Stage, Protocol):
-  """A stage that samples any frames of a window, given any others."""
+  """A stage that samples any frames of a window given any others."""
 
   @property
   def overlap(self) -> int:
-    """How many frames neighbouring windows of a longer video share."""
+    """Number of frames that neighbouring windows of a longer video share."""
     ...
 
   def sample_window(
@@ -65,6 +77,7 @@ class WindowStage(Stage, Protocol):
     is_known: Bool[Array, " f"] | None = None,
     low: Float[Array, "b f h2 w2 3"] | None = None,
     has_low: Bool[Array, " f"] | None = None,
+    on_step: OnStep | None = None,
   ) -> Float[Array, "b f h w 3"]:
     """Returns videos in which known frames are kept; see `windows.Window`."""
     ...
@@ -72,10 +85,10 @@ class WindowStage(Stage, Protocol):
 
 @runtime_checkable
 class AdversarialStage(Stage, Protocol):
-  """A stage that is trained against a discriminator, which it trains too.
+  """A stage trained against a discriminator, which it trains alongside.
 
-  Its gradients are not those of one scalar, so it gives them itself; `loss` is what it
-  would minimize alone.
+  Its gradients are not those of one scalar, so it computes them itself; `loss` is what
+  it would minimize alone.
   """
 
   @property
@@ -95,7 +108,7 @@ class AdversarialStage(Stage, Protocol):
     key: PRNGKey,
     step: Int[Array, ""],
   ) -> tuple[Float[Array, ""], Metrics, Params, Float[Array, "b f h w 3"]]:
-    """Returns loss, metrics, gradients, and what the discriminator is to judge."""
+    """Returns loss, metrics, gradients, and the video for the discriminator."""
     ...
 
   def critic_loss(
@@ -107,53 +120,13 @@ class AdversarialStage(Stage, Protocol):
 
 @runtime_checkable
 class PrecomputingStage(Stage, Protocol):
-  """A stage of which part is frozen, and can look at clips once and for all."""
+  """A stage whose frozen part can encode each clip once and for all."""
 
   def precompute(self, batch: Batch) -> Batch:
-    """Returns what `loss` needs of the videos of a batch, and takes in their place.
+    """Returns arrays that `loss` accepts in place of the videos of a batch.
 
-    Rows of examples, by names; `video` among them, cut to what is still looked at.
+    One row for each example; `video` is among them, cut to the frames still needed.
     """
     ...
 
 
-MakeStage = Callable[[Config, Mapping[str, Params]], Stage]
-
-# System -> stage -> (config, parameters of earlier stages) -> stage. The last stage
-# of a system generates; one called by an autoencoder's name before it reconstructs.
-SYSTEMS: dict[str, dict[str, MakeStage]] = {
-  "lamd": {"mcd_vae": lamd_autoencoder.make_mcd_vae, "dmg": dmg_lib.make_dmg},
-  "vdm": {"base": base_lib.make_base},
-}
-AUTOENCODERS = ("mcd_vae",)
-
-
-def make_stage(config: Config, name: str, earlier: Mapping[str, Params]) -> Stage:
-  """Builds one stage of the system that a configuration names.
-
-  Args:
-    config: The whole configuration.
-    name: One of `config.stages`.
-    earlier: Parameters of the stages before it, by name; and as `perceptual` those of
-      the network that `<stage>.loss.perceptual` names, to train with it.
-
-  Raises:
-    UserError: A name is unknown, or a value impossible.
-  """
-  if config.system not in SYSTEMS:
-    raise UserError(
-      f"config.system is {config.system!r}; known: {', '.join(sorted(SYSTEMS))}"
-    )
-  stages = SYSTEMS[config.system]
-  if name not in stages:
-    raise UserError(
-      f"config.stages has {name!r}; {config.system} has {', '.join(stages)}"
-    )
-  return stages[name](config, earlier)
-
-
-def make_probe() -> Callable[[Stage, Params, Batch, PRNGKey], str]:
-  """Returns what names the first module that a loss becomes not finite in; or ""."""
-  return probe.make_probe(
-    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True)
-  )

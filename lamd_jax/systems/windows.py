@@ -7,7 +7,7 @@ be known in a low resolution. Windows are filled in order, and what one has fill
 known to the next.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, MutableMapping
 from typing import NamedTuple
 
 import jax
@@ -59,7 +59,13 @@ def starts(num_frames: int, window: int, overlap: int) -> list[int]:
 
 
 def fill(
-  sample: Sample, key: PRNGKey, whole: Window, *, window: int, overlap: int
+  sample: Sample,
+  key: PRNGKey,
+  whole: Window,
+  *,
+  window: int,
+  overlap: int,
+  keep: MutableMapping[int, np.ndarray] | None = None,
 ) -> Iterator[tuple[int, Float[np.ndarray, "b f h w c"]]]:
   """Fills the unknown frames of a video, window by window.
 
@@ -69,11 +75,14 @@ def fill(
     whole: What is known of the video. Changed: frames are filled in, and known then.
     window: Frames of a window.
     overlap: Frames that neighbouring windows share.
+    keep: Sampled windows by number: those in it are not sampled again, new ones are
+      added.
 
   Returns:
-    An iterator that gives, after each window, its first frame and the video so far. A
-    window of which all is known is not sampled.
+    An iterator over the first frame of each window and the video so far. A window whose
+    frames are all known is not sampled.
   """
+  keep = {} if keep is None else keep
   for number, first in enumerate(starts(len(whole.is_known), window, overlap)):
     span = slice(first, first + window)
     if not whole.is_known[span].all():
@@ -83,7 +92,9 @@ def fill(
         None if whole.low is None else whole.low[:, span],
         None if whole.has_low is None else whole.has_low[span],
       )
-      found = np.asarray(sample(jax.random.fold_in(key, number), part))
+      if number not in keep:
+        keep[number] = np.asarray(sample(jax.random.fold_in(key, number), part))
+      found = keep[number]
       # What was given is kept to the last bit.
       known = part.is_known[None, :, None, None, None]
       whole.video[:, span] = np.where(known, part.video, found)

@@ -29,7 +29,9 @@ from lamd_jax.models.mcd_vae import MCDVAE, Content, Posterior
 from lamd_jax.models.word_encoder import WordEncoder
 from lamd_jax.systems.build import OF_JOBS, apply, build, of_computation
 from lamd_jax.systems.lamd.mcd_vae import make_vae, nearest
+from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 
@@ -127,12 +129,12 @@ class DMGStage:
     )
 
   def sample(
-    self, params: Params, batch: Batch, key: PRNGKey
+    self, params: Params, batch: Batch, key: PRNGKey, on_step: OnStep | None = None
   ) -> Float[Array, "b f h w 3"]:
     """Animates the first frames of a batch; its other frames are not looked at."""
     content = self._content(from_uint8(batch["video"][:, 0]))
     denoise_fn = self._denoise_fn(params, batch, content)
-    return self._decode(self._draw(denoise_fn, content, key), content)
+    return self._decode(self._draw(denoise_fn, content, key, on_step), content)
 
   def sample_window(
     self,
@@ -143,6 +145,7 @@ class DMGStage:
     is_known: Bool[Array, " f"] | None = None,
     low: Float[Array, "b f h2 w2 3"] | None = None,
     has_low: Bool[Array, " f"] | None = None,
+    on_step: OnStep | None = None,
   ) -> Float[Array, "b f h w 3"]:
     """Animates the first frame of a window, and meets the others that are known.
 
@@ -154,7 +157,8 @@ class DMGStage:
         most as many as the model makes.
       is_known: Which frames are known.
       low: Must be None, as `has_low`: there is no upsampling.
-      has_low: See `low`.
+      has_low: Must be None, as `low`.
+      on_step: Called on the host after each denoising step.
 
     Returns:
       The video; known frames are as they were given.
@@ -172,7 +176,7 @@ class DMGStage:
     denoise_fn = self._denoise_fn(params, conditions, content)
     if self.sampling.frames_weight:
       denoise_fn = self._meeting(denoise_fn, content, video, is_known)
-    made = self._decode(self._draw(denoise_fn, content, key), content)
+    made = self._decode(self._draw(denoise_fn, content, key, on_step), content)
     is_known = is_known[None, :, None, None, None]
     return jnp.where(is_known, video, made[:, : video.shape[1]])
 
@@ -217,7 +221,11 @@ class DMGStage:
     return apply(self.vae, self.vae_params, z, content, method="decode")
 
   def _draw(
-    self, denoise_fn: process.DenoiseFn, content: Content, key: PRNGKey
+    self,
+    denoise_fn: process.DenoiseFn,
+    content: Content,
+    key: PRNGKey,
+    on_step: OnStep | None,
   ) -> Float[Array, "b h w d"]:
     """Samples a motion latent, not yet normalized."""
     init_key, steps_key = jax.random.split(key)
@@ -229,6 +237,7 @@ class DMGStage:
       denoise_fn=denoise_fn,
       sampler=make_sampler(self.sampling),
       logsnr_grid=self.schedule.sampling_grid(self.sampling.num_steps),
+      on_step=on_step,
     )
 
   def _denoise_fn(
@@ -301,17 +310,16 @@ class DMGStage:
     return jax.lax.stop_gradient(encoded)
 
 
-def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
+def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
   """Builds stage 2 around the parameters of stage 1."""
-  if "mcd_vae" not in earlier:
-    raise UserError("config.stages has 'dmg' without 'mcd_vae' before it")
+  clip = clip_of(config, "dmg")
   vae = make_vae(config)
   model = build(
     DMG, config.dmg.model, "dmg.model", condition=None, **of_computation(config)
   )
   condition = _make_condition(config, model.context_channels)
   model = model.clone(condition=condition)
-  resolution, levels = config.data.resolution, len(model.channel_mults)
+  resolution, levels = clip.resolution, len(model.channel_mults)
   multiple = vae.spatial_factor * 2 ** (levels - 1)
   if resolution % multiple:
     raise UserError(
@@ -338,7 +346,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
     )
   how = {k: v for k, v in config.sample.items() if k not in OF_JOBS}
   sampling = build(Sampling, how, "sample")
-  _check_sampling(sampling, config.data.num_frames, condition is not None)
+  _check_sampling(sampling, clip.num_frames, condition is not None)
   schedule = schedules.make_schedule(config.dmg.diffusion.schedule)
   schedule.sampling_grid(sampling.num_steps)  # Raises what is impossible.
   return DMGStage(
@@ -348,7 +356,7 @@ def make_dmg(config: Config, earlier: Mapping[str, Params]) -> DMGStage:
     parameterization=config.dmg.diffusion.parameterization,
     cond_dropout=_condition_values(config).get("dropout", 0.1),
     sampling=sampling,
-    vae_params=earlier["mcd_vae"],
+    vae_params=parts["mcd_vae"].params,
   )
 
 

@@ -16,7 +16,9 @@ from lamd_jax.models.discriminator import VideoDiscriminator
 from lamd_jax.models.mcd_vae import MCDVAE, Posterior
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems.build import apply, build, compute_dtype, of_computation
+from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 
@@ -51,10 +53,10 @@ class MCDVAEStage:
     return loss + self._kl_loss(posterior, video), metrics
 
   def sample(
-    self, params: Params, batch: Batch, key: PRNGKey
+    self, params: Params, batch: Batch, key: PRNGKey, on_step: OnStep | None = None
   ) -> Float[Array, "b f h w 3"]:
     """Reconstructs, from the mean of the posterior."""
-    del key
+    del key, on_step
     video = from_uint8(batch["video"])
 
     def reconstruct(model: MCDVAE):
@@ -150,14 +152,14 @@ class AdversarialMCDVAEStage(MCDVAEStage):
     return loss, {"logits_real": jnp.mean(real), "logits_fake": jnp.mean(fake)}
 
 
-def make_mcd_vae(config: Config, earlier: Mapping[str, Params]) -> MCDVAEStage:
-  """Builds stage 1; `earlier["perceptual"]` is the frozen network of its loss."""
+def make_mcd_vae(config: Config, parts: Mapping[str, Part]) -> MCDVAEStage:
+  """Builds stage 1; `parts["perceptual"]` is the frozen network of its loss."""
   values = config.mcd_vae
   model = make_vae(config)
   losses = build(autoencoder.Losses, values.loss, "mcd_vae.loss")
-  data = config.data
-  autoencoder.check_losses(losses, "mcd_vae.loss", data.num_frames, data.resolution)
-  perceptual_params = earlier.get("perceptual")
+  clip = clip_of(config, "mcd_vae")
+  autoencoder.check_losses(losses, "mcd_vae.loss", clip.num_frames, clip.resolution)
+  perceptual_params = parts["perceptual"].params if "perceptual" in parts else None
   if "adversary" not in values or not values.adversary.weight:
     return MCDVAEStage(model, losses, perceptual_params)
   how = {k: v for k, v in values.adversary.items() if k != "model"}
@@ -179,7 +181,7 @@ def make_mcd_vae(config: Config, earlier: Mapping[str, Params]) -> MCDVAEStage:
 
 def make_vae(config: Config) -> MCDVAE:
   """Builds the network."""
-  num_frames, resolution = config.data.num_frames, config.data.resolution
+  num_frames, _, resolution = clip_of(config, "mcd_vae")
   if num_frames < 2:
     raise UserError(f"data.num_frames={num_frames}: a video needs at least 2 frames")
   vae = build(

@@ -20,7 +20,9 @@ from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.unet3d import UNet3D
 from lamd_jax.systems.build import OF_JOBS, apply, build, of_computation
+from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 Method = Literal["reconstruction", "replacement"]
@@ -131,7 +133,7 @@ class VDMStage:
     )
 
   def sample(
-    self, params: Params, batch: Batch, key: PRNGKey
+    self, params: Params, batch: Batch, key: PRNGKey, on_step: OnStep | None = None
   ) -> Float[Array, "b f h w 3"]:
     """Videos under the batch's conditions, and from its first frames if so set."""
     video = from_uint8(batch["video"])
@@ -142,6 +144,7 @@ class VDMStage:
       key,
       video,
       is_known if self.sampling.given_frames else None,
+      on_step=on_step,
     )
 
   def sample_window(
@@ -153,6 +156,7 @@ class VDMStage:
     is_known: Bool[Array, " f"] | None = None,
     low: Float[Array, "b f h2 w2 3"] | None = None,
     has_low: Bool[Array, " f"] | None = None,
+    on_step: OnStep | None = None,
   ) -> Float[Array, "b f h w 3"]:
     """Draws the frames that are not known, given those that are.
 
@@ -163,7 +167,8 @@ class VDMStage:
       video: Known frames in [-1, 1]; anything elsewhere.
       is_known: Which frames are known; None where none is.
       low: Frames in a low resolution; None where there are none.
-      has_low: Of which frames there is one; None for all.
+      has_low: Which frames have one; None for all.
+      on_step: Called on the host after each denoising step.
 
     Returns:
       The video; known frames are as they were given.
@@ -196,6 +201,7 @@ class VDMStage:
       denoise_fn=guidance.clip(denoise_fn),
       sampler=sampler,
       logsnr_grid=samplers.ending_clean(self.schedule.sampling_grid(how.num_steps)),
+      on_step=on_step,
     )
 
   @property
@@ -253,18 +259,19 @@ class VDMStage:
     return jax.random.bernoulli(key, self.cond_dropout, shape)
 
 
-def make_base(config: Config, earlier: Mapping[str, Params]) -> VDMStage:
+def make_base(config: Config, parts: Mapping[str, Part]) -> VDMStage:
   """Builds the stage."""
-  del earlier
+  del parts
+  num_frames = clip_of(config, "base").num_frames
   model = build(UNet3D, config.base.model, "base.model", **of_computation(config))
-  if config.data.num_frames > model.max_frames:
+  if num_frames > model.max_frames:
     raise UserError(
-      f"data.num_frames={config.data.num_frames} is more than base.model.max_frames="
+      f"data.num_frames={num_frames} is more than base.model.max_frames="
       f"{model.max_frames}"
     )
   how = {k: v for k, v in config.sample.items() if k not in OF_JOBS}
   sampling = build(Sampling, how, "sample")
-  _check_sampling(sampling, config.data.num_frames)
+  _check_sampling(sampling, num_frames)
   kinds: dict[str, Any] = {
     "none": lambda: None,
     "class": lambda: conditioning.ClassCondition(

@@ -1,0 +1,144 @@
+"""LaMD as a pipeline: animates pictures, goes on with videos, transfers motion."""
+
+from collections.abc import Callable, Iterator, Mapping
+import functools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from lamd_jax.systems import pixels
+from lamd_jax.systems.clip import Clip, clip_of
+from lamd_jax.systems.lamd import motion
+from lamd_jax.systems.pipeline import (
+  Devices,
+  Keep,
+  Pipeline,
+  Plan,
+  Reading,
+  Request,
+  Segment,
+  Trained,
+  WindowPipeline,
+)
+from lamd_jax.systems.stage import OnStep
+from lamd_jax.types import Config, PRNGKey, UserError
+
+
+class LaMDPipeline:
+  """Motion transfer by the autoencoder alone; all other tasks by the generator.
+
+  Options of the task `transfer`:
+
+    strengths  how much of the motion: 0 is a still, 1 the motion as it is, more
+               exaggerates it; (1.0,) by default
+    mix        in place of the motions of two clips, so many from the first to the second
+
+  Its videos are, for each motion in turn, those of all strengths.
+  """
+
+  def __init__(
+    self, config: Config, trained: Mapping[str, Trained], devices: Devices
+  ):
+    """Restores no stage before a task needs it."""
+    self._config, self._trained, self._devices = config, trained, devices
+    self._clip: Clip = clip_of(config, "mcd_vae")
+
+  @functools.cached_property
+  def _generating(self) -> Pipeline:
+    if "dmg" not in self._config.stages:
+      raise UserError(
+        f"this model only reconstructs: config.stages={tuple(self._config.stages)} has"
+        " no stage that generates"
+      )
+    return WindowPipeline(
+      "lamd",
+      clip_of(self._config, "dmg"),
+      self._trained["dmg"],
+      self._devices,
+      self._config.sample.batch_size,
+    )
+
+  @property
+  def tasks(self) -> Mapping[str, str]:
+    """See `Pipeline`."""
+    transfer = {
+      "transfer": "a picture that moves like a clip (--image or --video, and --motion)"
+    }
+    return transfer | dict(self._generating.tasks if self._can_generate else {})
+
+  @property
+  def _can_generate(self) -> bool:
+    return "dmg" in self._config.stages
+
+  def reading(self, task: str, options: Mapping[str, Any]) -> Reading | None:
+    """See `Pipeline`."""
+    if task == "transfer":
+      return Reading(self._clip.resolution, self._clip.frame_stride, most=1)
+    return self._generating.reading(task, options)
+
+  def plan(self, request: Request) -> Plan:
+    """See `Pipeline`."""
+    if request.task != "transfer":
+      return self._generating.plan(request)
+    strengths, mix = _options(request)
+    count, clips = len(strengths), len(request.motions)
+    if not clips or not count or not all(map(math.isfinite, strengths)):
+      raise UserError(
+        f"--mode=transfer: {clips} motions at the strengths {list(strengths)}; expected"
+        " one or more, and finite numbers"
+      )
+    if mix is not None and (mix < 2 or clips != 2):
+      raise UserError(
+        f"--mix={mix} with {clips} motions: expected 2 or more videos, from the first"
+        " of two motions to the second"
+      )
+    return Plan(self._clip.num_frames)
+
+  def run(
+    self,
+    request: Request,
+    key: PRNGKey,
+    keep: Keep | None = None,
+    on_step: OnStep | None = None,
+  ) -> Iterator[Segment]:
+    """See `Pipeline`."""
+    if request.task == "transfer":
+      self.plan(request)
+      yield Segment(0, self._transfer(request))
+    else:
+      yield from self._generating.run(request, key, keep, on_step)
+
+  def _transfer(self, request: Request) -> np.ndarray:
+    strengths, mix = _options(request)
+    assert request.video is not None
+    vae, params = self._trained["mcd_vae"].stage.model, self._trained["mcd_vae"].params
+    # The parameters are inputs of the programs; the network is a constant.
+    bound: Callable[..., Any] = lambda fn: functools.partial(
+      self._devices.jit(functools.partial(fn, vae)), params
+    )
+    encode, decode = bound(motion.encode_motion), bound(motion.decode_motion)
+    content = pixels.from_uint8(jnp.asarray(request.video[:1]))
+    # One at a time: they are few.
+    motions = [
+      encode(pixels.from_uint8(jnp.asarray(clip[None]))) for clip in request.motions
+    ]
+    still = bound(motion.encode_still)(content)
+    if mix is not None:
+      first, second = motions
+      weights = np.linspace(0.0, 1.0, mix).tolist()
+      motions = [motion.interpolate(first, second, weight) for weight in weights]
+    edited = [motion.scale(z, still, x) for z in motions for x in strengths]
+    return np.stack([np.asarray(pixels.to_uint8(decode(z, content)[0])) for z in edited])
+
+
+def make_pipeline(
+  config: Config, trained: Mapping[str, Trained], devices: Devices
+) -> LaMDPipeline:
+  """Builds the pipeline; stages are restored when a task first needs them."""
+  return LaMDPipeline(config, trained, devices)
+
+
+def _options(request: Request) -> tuple[tuple[float, ...], int | None]:
+  return tuple(request.options.get("strengths", (1.0,))), request.options.get("mix")

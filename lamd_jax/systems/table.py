@@ -1,0 +1,109 @@
+"""The table of systems: which stages each has, what they need, how it makes videos.
+
+A new system is a folder with its stages and its pipeline, and an entry here.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Literal, NamedTuple
+
+from lamd_jax.systems.lamd import dmg, mcd_vae
+from lamd_jax.systems.lamd import pipeline as lamd_pipeline
+from lamd_jax.systems.pipeline import Devices, Pipeline, Trained
+from lamd_jax.systems.stage import Part, Stage
+from lamd_jax.systems.vdm import base
+from lamd_jax.systems.vdm import pipeline as vdm_pipeline
+from lamd_jax.types import Config, UserError
+
+
+class StageSpec(NamedTuple):
+  """A stage of a system.
+
+  Attributes:
+    make: Builds the stage from the configuration and the trained parts it needs; also
+      from `perceptual`, the frozen network that `<stage>.loss.perceptual` names, where
+      the stage is about to be trained.
+    needs: Stages that are restored for it, by name.
+    output: Kind of videos that its `sample` returns; None if not worth looking at.
+  """
+
+  make: Callable[[Config, Mapping[str, Part]], Stage]
+  needs: tuple[str, ...] = ()
+  output: Literal["reconstruction", "sample"] | None = None
+
+
+class System(NamedTuple):
+  """A paper.
+
+  Attributes:
+    name: Name in configurations, `config.system`.
+    stages: Its stages by name, in the order in which they are trained.
+    pipeline: Makes videos with trained stages, which are restored when looked up.
+  """
+
+  name: str
+  stages: Mapping[str, StageSpec]
+  pipeline: Callable[[Config, Mapping[str, Trained], Devices], Pipeline]
+
+
+SYSTEMS = {
+  system.name: system
+  for system in (
+    System(
+      "lamd",
+      {
+        "mcd_vae": StageSpec(mcd_vae.make_mcd_vae, output="reconstruction"),
+        "dmg": StageSpec(dmg.make_dmg, needs=("mcd_vae",), output="sample"),
+      },
+      lamd_pipeline.make_pipeline,
+    ),
+    System(
+      "vdm",
+      {"base": StageSpec(base.make_base, output="sample")},
+      vdm_pipeline.make_pipeline,
+    ),
+  )
+}
+
+
+def find_system(config: Config) -> System:
+  """Returns the system that a configuration names.
+
+  Raises:
+    UserError: The system or a stage is unknown, or a stage lacks one it needs.
+  """
+  if config.system not in SYSTEMS:
+    raise UserError(
+      f"config.system is {config.system!r}; known: {', '.join(sorted(SYSTEMS))}"
+    )
+  system = SYSTEMS[config.system]
+  if not config.stages:
+    raise UserError("config.stages is empty; name the stages to train, in order")
+  for i, name in enumerate(config.stages):
+    if name not in system.stages:
+      raise UserError(
+        f"config.stages has {name!r}; {config.system} has {', '.join(system.stages)}"
+      )
+    for need in system.stages[name].needs:
+      if need not in config.stages[:i]:
+        raise UserError(f"config.stages has {name!r} without {need!r} before it")
+  return system
+
+
+def make_stage(config: Config, name: str, parts: Mapping[str, Part]) -> Stage:
+  """Builds a stage of the system that a configuration names.
+
+  Args:
+    config: The whole configuration.
+    name: One of `config.stages`.
+    parts: The stages it needs; see `StageSpec.make`.
+
+  Raises:
+    UserError: A name is unknown, or a value impossible.
+  """
+  return find_system(config).stages[name].make(config, parts)
+
+
+def bare_stage(config: Config, name: str) -> Stage:
+  """Builds a stage without parameters of others, to be asked about itself alone."""
+  needs = find_system(config).stages[name].needs
+  return make_stage(config, name, {need: Part(None) for need in needs})

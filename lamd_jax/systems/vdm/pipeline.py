@@ -1,0 +1,21 @@
+"""VDM as a pipeline: videos from nothing or from given frames, extended and enlarged."""
+
+from collections.abc import Mapping
+
+from lamd_jax.systems.clip import clip_of
+from lamd_jax.systems.pipeline import Devices, Trained, WindowPipeline
+from lamd_jax.types import Config
+
+
+def make_pipeline(
+  config: Config, trained: Mapping[str, Trained], devices: Devices
+) -> WindowPipeline:
+  """Builds the pipeline around the one stage."""
+  return WindowPipeline(
+    "vdm",
+    clip_of(config, "base"),
+    trained["base"],
+    devices,
+    config.sample.batch_size,
+    upsamples=True,
+  )
