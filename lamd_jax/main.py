@@ -18,8 +18,6 @@ Any value of the configuration can be given: --config.dmg.train.steps=500
 """
 
 from collections.abc import Sequence
-import difflib
-import itertools
 import logging as std_logging
 import os
 import pathlib
@@ -34,14 +32,19 @@ from absl import app, flags, logging  # noqa: E402
 import jax  # noqa: E402
 from ml_collections import config_flags  # noqa: E402
 
-from lamd_jax.data import media  # noqa: E402
+from lamd_jax import command_line  # noqa: E402
 from lamd_jax.experiment import workdir  # noqa: E402
-from lamd_jax.jobs import edit, evaluate, plan, sample, train, transfer  # noqa: E402
+from lamd_jax.experiment.run import make_run  # noqa: E402
+from lamd_jax.jobs import check, evaluate, export, generate, plan, train  # noqa: E402
 from lamd_jax.report import page  # noqa: E402
 from lamd_jax.training import preemption, processes, profiling  # noqa: E402
-from lamd_jax.types import Config, UserError  # noqa: E402
+from lamd_jax.types import UserError  # noqa: E402
 
-MODES = ("all", "train", "sample", "evaluate", "report", "transfer", "plan")
+MODES = (
+  *("all", "train", "sample", "evaluate", "report", "transfer", "plan"),
+  "export",
+)
+TASKS = ("predict", "extend", "interpolate", "upsample")  # Of --mode=sample.
 # The flags that only some modes know.
 MODES_OF = {
   "profile_steps": ("all", "train"),
@@ -78,7 +81,7 @@ _VIDEO = flags.DEFINE_string(
   "video", None, "The same: a video whose first frame is the picture."
 )
 _TASK = flags.DEFINE_enum(
-  "task", None, edit.TASKS, "With --mode=sample: what to make of --video or --image."
+  "task", None, TASKS, "With --mode=sample: what to make of --video or --image."
 )
 _FRAMES = flags.DEFINE_integer(
   "frames", None, "With --task=extend: frames of the result.", lower_bound=2
@@ -136,12 +139,12 @@ _INIT_TIMEOUT = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> int:
   """Runs the jobs that the flags ask for; returns the exit status."""
   if len(argv) > 1:
-    return _fail(f"unexpected argument {argv[1]!r}; flags begin with --")
+    return command_line.fail(f"unexpected argument {argv[1]!r}; flags begin with --")
   try:
     _run()
     return 0
   except UserError as error:
-    status = _fail(str(error))
+    status = command_line.fail(str(error))
   except train.Stopped as stopped:  # All processes stop at the same update.
     if processes.is_first():
       print(stopped, file=sys.stderr)
@@ -153,9 +156,10 @@ def main(argv: Sequence[str]) -> int:
     if not processes.are_several():
       raise
     if processes.is_peer_lost(error):
-      _fail(
-        f"another process of this run is gone ({_one_line(error)[:200]}); start all of"
-        " them again with the same command: they go on from the last checkpoint"
+      command_line.fail(
+        f"another process of this run is gone ({command_line.one_line(error)[:200]});"
+        " start all of them again with the same command: they go on from the last"
+        " checkpoint"
       )
       status = processes.LOST
     else:
@@ -188,9 +192,10 @@ def _run() -> None:
   if _DEVICES.value:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
-  train.check(config)
+  experiment = make_run(config, folder)
+  check.check(experiment)
   if mode == "plan":
-    plan.plan(config, folder if _WORKDIR.value else None, _MEMORY_GB.value)
+    plan.plan(experiment, _MEMORY_GB.value, writes=bool(_WORKDIR.value))
     return
   if mode in ("all", "evaluate"):
     evaluate.check(config)
@@ -198,58 +203,48 @@ def _run() -> None:
     workdir.check_workdir(folder, config)
   else:
     if not workdir.is_begun(folder):
-      train.rehearse(config)
+      check.rehearse(experiment)
     workdir.open_workdir(folder, config)
   processes.wait_for_all("work folder")
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
   startup_seconds = time.monotonic() - STARTED
   if mode in ("all", "train"):
-    train.train(config, folder, profile_steps)
+    train.train(experiment, profile_steps)
   preemption.stop_at_once_from_here()
   if _IMAGE.value or _VIDEO.value:
-    paths = _make_of_files(config, folder)
+    paths = generate.generate(experiment, _wish())
     if processes.is_first():
       print(*paths, sep="\n")
     return
+  if mode == "export":
+    path = export.export(experiment)
+    if processes.is_first():
+      print(f"exported: {path}")
+    return
   if mode in ("all", "sample"):
-    sample.sample_clips(config, folder)
+    generate.sample_clips(experiment)
   if mode in ("all", "evaluate") and processes.is_first():
-    evaluate.evaluate(config, folder, startup_seconds)
+    evaluate.evaluate(experiment, startup_seconds)
   if mode == "all":
     _report(folder)
 
 
-def _make_of_files(config: Config, folder: pathlib.Path) -> list[pathlib.Path]:
-  """Videos of a picture or a video of one's own."""
-  picture = _IMAGE.value or _VIDEO.value or ""
-  if _TASK.value:
-    return edit.edit(
-      config,
-      folder,
-      _TASK.value,
-      pathlib.Path(picture).expanduser(),
-      is_picture=bool(_IMAGE.value),
-      num_frames=_FRAMES.value,
-      factor=_FACTOR.value,
-      every=_EVERY.value,
-      caption=_CAPTION.value,
-      label=_LABEL.value,
-    )
-  image, name = _read_picture(picture), _file_name(picture)
-  if clips := _MOTION.value:
-    name = f"{name}_by_{'_'.join(map(_file_name, clips))}"
-    name = name[:100] + ("_mix" if _MIX.value else "")  # File systems have limits.
-    return transfer.transfer(
-      config,
-      folder,
-      [pathlib.Path(path).expanduser() for path in clips],
-      image,
-      name,
-      strengths=_STRENGTH.value,
-      mix=_MIX.value,
-    )
-  return sample.animate(
-    config, folder, image, name, caption=_CAPTION.value, label=_LABEL.value
+def _wish() -> generate.Wish:
+  """Returns the wish for videos that the flags express."""
+  task = "transfer" if _MODE.value == "transfer" else _TASK.value or "animate"
+  options = {
+    "transfer": {"strengths": tuple(_STRENGTH.value), "mix": _MIX.value},
+    "interpolate": {"factor": _FACTOR.value},
+    "upsample": {"factor": _FACTOR.value, "every": _EVERY.value},
+  }
+  return generate.Wish(
+    task,
+    pathlib.Path(_IMAGE.value or _VIDEO.value or "").expanduser(),
+    is_picture=bool(_IMAGE.value),
+    motions=tuple(pathlib.Path(path).expanduser() for path in _MOTION.value or ()),
+    num_frames=_FRAMES.value,
+    said={"caption": _CAPTION.value, "label": _LABEL.value},
+    options=options.get(task, {}),
   )
 
 
@@ -266,7 +261,7 @@ def _check_flags() -> None:
     if flags.FLAGS[name].present and not (given and mode == "sample"):
       raise UserError(f"--{name} needs --mode=sample and --image or --video")
   if _FRAMES.present and not task:
-    raise UserError(f"--frames needs --task, one of {', '.join(edit.TASKS)}")
+    raise UserError(f"--frames needs --task, one of {', '.join(TASKS)}")
   if task and not given:
     raise UserError(f"--task={task} needs --mode=sample and --video or --image")
   if _DISTRIBUTED.value and _COORDINATOR.value is not None:
@@ -279,18 +274,6 @@ def _check_flags() -> None:
       "--mode=transfer needs --motion, a video, and --image, the picture that is to"
       " move like it (or --video, whose first frame is the picture)"
     )
-
-
-def _read_picture(path: str):
-  path = os.path.expanduser(path)
-  if _IMAGE.value:
-    return media.read_image(path)
-  return media.read_window(path, 0, 1)[0]
-
-
-def _file_name(path: str) -> str:
-  """What files that are made of a file are called."""
-  return re.sub(r"[^\w.-]+", "_", pathlib.Path(path).stem) or "picture"
 
 
 def _default_workdir() -> str:
@@ -307,86 +290,12 @@ def _report(folder: pathlib.Path) -> None:
     print(f"report: {page.write_report(folder)}")
 
 
-def _fail(message: str) -> int:
-  print(f"error: {message}", file=sys.stderr)
-  return 2
-
-
-def parse_flags(argv: Sequence[str]) -> list[str]:
-  """Parses the command line; a mistake in it ends the program with one line."""
-  try:
-    _check_config_file(argv)
-    return flags.FLAGS(list(argv))
-  except Exception as e:  # A configuration is a program, which may raise anything.
-    sys.exit(_fail(_explain(e, argv)))
-
-
-def _check_config_file(argv: Sequence[str]) -> None:
-  """Raises a `UserError` for a file that is not there.
-
-  Left to itself, the flag only says so when its value is used.
-  """
-  for argument, following in itertools.pairwise([*argv, ""]):
-    name, equals, value = argument.partition("=")
-    if name not in ("-config", "--config"):
-      continue
-    path = pathlib.Path((value if equals else following).partition(":")[0])
-    if not path.is_file():
-      there = {p.name: p for p in sorted(path.parent.glob("*.py"))}
-      close = difflib.get_close_matches(path.name, there, n=1)
-      hint = f"did you mean {there[close[0]]}?" if close else "see configs/"
-      raise UserError(f"--config={path}: there is no such file; {hint}")
-
-
-def _explain(error: BaseException, argv: Sequence[str]) -> str:
-  """One line for what absl and ml_collections raise of a command line."""
-  causes = [error]
-  while cause := causes[-1].__cause__ or causes[-1].__context__:
-    causes.append(cause)
-  for cause in reversed(causes):
-    if isinstance(cause, UserError):
-      return str(cause)
-  text = str(error.args[0] if error.args else error)
-  if unknown := re.match(r"\W*(\w+)", text):
-    # ml_collections names the key alone: which argument has it?
-    key = re.compile(rf"--?(no)?config\.([\w.]+\.)?{unknown[1]}\b")
-    close = re.search(r"Did you mean \W*(\w+)", text)
-    for argument in argv:
-      if isinstance(error, AttributeError | KeyError) and key.match(argument):
-        hint = f"; did you mean {close[1]}?" if close else ""
-        return f"{argument}: the configuration has no {unknown[1]!r}{hint}"
-  if "whilst parsing config file" in text:  # Python's whole story of an error in it.
-    root = causes[-1]
-    return f"{text.partition(': ')[0]}: {type(root).__name__}: {_one_line(root)}"
-  if not isinstance(error, flags.Error):
-    text = f"--config: {type(error).__name__}: {error}"
-  if "get_config" in text:
-    text = "the file of --config defines no function get_config"
-  text = re.sub(r"invalid literal for int\(\).*", "expected a whole number", text)
-  text = re.sub(r"could not convert string to float.*", "expected a number", text)
-  return _one_line(text)
-
-
-def _one_line(text: object) -> str:
-  return " ".join(str(text).split())
-
-
-def is_ours_or_a_warning(record: std_logging.LogRecord) -> bool:
-  """Whether to print a log record: orbax and others tell of every step they take."""
-  path = pathlib.Path(record.pathname)
-  if pathlib.Path(__file__).parent in path.parents:
-    return True
-  # Orbax warns of what it was asked to do.
-  is_orbax = "orbax" in path.parts
-  return record.levelno >= (std_logging.ERROR if is_orbax else std_logging.WARNING)
-
-
 def run() -> None:
   """Entry point."""
   logging.set_verbosity(logging.INFO)
-  logging.get_absl_handler().addFilter(is_ours_or_a_warning)
+  logging.get_absl_handler().addFilter(command_line.is_ours_or_a_warning)
   logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
-  app.run(main, flags_parser=parse_flags)
+  app.run(main, flags_parser=command_line.parse_flags)
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ MAY_IMPORT = {
     *("types", "config", "files", "data", "systems", "metrics", "training"),
     "experiment",
   },
-  "main": {"types", "data", "training", "experiment", "jobs", "report"},
+  "command_line": {"types"},
+  "main": {"types", "command_line", "training", "experiment", "jobs", "report"},
 }
 # Of `metrics`, what reads videos.
 READ_VIDEOS = {"metrics/score.py", "metrics/clip_set.py", "metrics/__main__.py"}

@@ -1,6 +1,6 @@
-"""What batches hold beside videos: conditions, and images for joint training.
+"""Conditions of a model: what is said of each video, as arrays of a batch.
 
-Both come from blocks of a configuration, which systems that know neither leave out:
+A configuration has them in the block `condition`, which systems without any leave out:
 
   condition   kind, dropout, and what the kind needs:
                 class    num_classes
@@ -8,14 +8,11 @@ Both come from blocks of a configuration, which systems that know neither leave 
                          one), num_tokens, and text_channels, the width of the encoder
                 words    by one that is trained: vocabulary (a name, or a text file with
                          a word in each line), num_words, and for a file num_tokens
-  images      num, for each video, and source: as config.data, {} for the same videos
-
-A third, `augment`, has flip: whether half of them are mirrored left to right.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 import pathlib
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -26,46 +23,45 @@ from lamd_jax.data.pipeline import Describe
 from lamd_jax.experiment import captions
 from lamd_jax.types import Config, UserError
 
+Arrays = dict[str, np.ndarray]
+
+
+class Condition(NamedTuple):
+  """One thing that a model can be told of a video.
+
+  Attributes:
+    key: Where a video's annotation has it, and the command-line flag that says it for
+      videos of one's own: "label" or "caption".
+    shapes: Arrays that a batch has for each example, by name.
+    read: From what is said of videos to these arrays; with a folder that keeps what is
+      expensive. Raises a `UserError` for what the model does not know.
+    check: Raises a `UserError` for what is wrong with the configuration of it.
+  """
+
+  key: str
+  shapes: Mapping[str, jax.ShapeDtypeStruct]
+  read: Callable[[Sequence[Any], pathlib.Path | None], Arrays]
+  check: Callable[[], Any] = lambda: None
+
+
+def make_conditions(config: Config) -> tuple[Condition, ...]:
+  """Returns the conditions that a configuration names; () for none."""
+  name = kind(config)
+  return (KINDS[name](config),) if name in KINDS else ()
+
+
+def kind(config: Config) -> str:
+  """Returns the kind of a model's condition, "none" where it has none."""
+  return config.condition.kind if "condition" in config else "none"
+
 
 def abstract(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of what is beside the videos of a batch."""
-  conditions: dict[str, tuple[tuple[int, ...], Any]] = {}
-  match kind(config):
-    case "class":
-      conditions["label"] = (), jnp.int32
-    case "caption":
-      tokens, width = config.condition.num_tokens, config.condition.text_channels
-      conditions["text"] = (tokens, width), jnp.float16
-      conditions["text_mask"] = (tokens,), jnp.bool_
-    case "words":
-      conditions["words"] = (_vocabulary(config).num_tokens,), jnp.int32
-  shapes = {
-    name: jax.ShapeDtypeStruct((batch_size, *shape), dtype)
-    for name, (shape, dtype) in conditions.items()
+  """Returns the shapes of the condition arrays of a batch."""
+  return {
+    name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype)
+    for condition in make_conditions(config)
+    for name, x in condition.shapes.items()
   }
-  if num := num_images(config):
-    side = config.data.resolution
-    shapes["images"] = jax.ShapeDtypeStruct((batch_size, num, side, side, 3), jnp.uint8)
-    for name, (shape, dtype) in conditions.items():
-      shape = (batch_size, num, *shape)
-      shapes[f"image_{name}"] = jax.ShapeDtypeStruct(shape, dtype)
-  return shapes
-
-
-def num_images(config: Config) -> int:
-  """How many images go with each video in training."""
-  return config.images.num if "images" in config else 0
-
-
-def image_source(
-  config: Config, videos: sources.VideoSource, split: str
-) -> sources.VideoSource:
-  """Where the images come from; the videos themselves if nothing else is said."""
-  values = config.images.source.to_dict() if "images" in config else {}
-  if not values:
-    return videos
-  same = {"num_frames": 1, "frame_stride": 1, "resolution": config.data.resolution}
-  return sources.make_source(values | same, split)
 
 
 def describer(
@@ -74,39 +70,35 @@ def describer(
   numbers: Sequence[int] | None = None,
   cache: pathlib.Path | None = None,
 ) -> Describe | None:
-  """From the number of a video to its condition; None where there is none.
+  """Returns a function from the number of a video to its conditions; None without any.
 
   Args:
     config: The configuration.
     source: The videos.
-    numbers: Of the videos that will be asked for; None for all.
+    numbers: Videos that will be asked for; None for all.
     cache: A folder that keeps embeddings of captions.
 
   Raises:
     UserError: A video has no label or caption, or a label is too large.
   """
   numbers = range(len(source)) if numbers is None else sorted(set(numbers))
-  notes = _notes(config, source, numbers)
-  match kind(config):
-    case "class":
-      return lambda i: {"label": np.asarray(notes[i], np.int32)}
-    case "caption" | "words":
-      found = _read(config, [str(notes[i]) for i in numbers], cache)
-      places = {i: place for place, i in enumerate(numbers)}
-      return lambda i: {name: values[places[i]] for name, values in found.items()}
-  return None
+  conditions = make_conditions(config)
+  if not conditions:
+    return None
+  found: Arrays = {}
+  for condition in conditions:
+    found |= condition.read(_notes(config, condition, source, numbers), cache)
+  places = {i: place for place, i in enumerate(numbers)}
+  return lambda i: {name: values[places[i]] for name, values in found.items()}
 
 
-def asked(
-  config: Config, count: int, *, caption: str | None = None, label: int | None = None
-) -> dict[str, np.ndarray]:
-  """What a user says of videos to be made, as a batch of `count` holds it.
+def asked(config: Config, count: int, **said: Any) -> Arrays:
+  """Builds the condition arrays of `count` videos that a user asks for.
 
   Args:
     config: The configuration.
-    count: How many videos.
-    caption: Of all of them, for a model that knows captions.
-    label: Of all of them, for a model that knows classes.
+    count: Number of videos.
+    **said: `caption` or `label`, of all of them; None where nothing is said.
 
   Returns:
     {} where nothing is said: the model is then asked without its condition.
@@ -114,76 +106,116 @@ def asked(
   Raises:
     UserError: This model knows no such thing.
   """
-  of = kind(config)
-  for name, value, kinds in (
-    ("caption", caption, ("caption", "words")), ("label", label, ("class",))
-  ):  # fmt: skip
-    if value is not None and of not in kinds:
-      needed = " or ".join(repr(x) for x in kinds)
-      raise UserError(f"--{name}: this model's condition is {of!r}, not {needed}")
-  if caption is not None:
-    return _read(config, [caption] * count)
-  if label is not None:
-    if not 0 <= label < config.condition.num_classes:
+  conditions = {condition.key: condition for condition in make_conditions(config)}
+  found: Arrays = {}
+  for name, value in said.items():
+    if value is None:
+      continue
+    if name not in conditions:
+      known = " or ".join(repr(k) for k, key in KEYS.items() if key == name)
       raise UserError(
-        f"--label={label}: expected 0 to {config.condition.num_classes - 1}"
+        f"--{name}: this model's condition is {kind(config)!r}, not {known}"
       )
-    return {"label": np.full(count, label, np.int32)}
-  return {}
+    try:
+      found |= conditions[name].read([value] * count, None)
+    except UnknownLabelError as e:
+      raise UserError(f"--label={value}: expected {e.expected}") from e
+  return found
 
 
 def check(config: Config, *splits: sources.VideoSource) -> None:
   """Raises a `UserError` for what `describer` would stumble over; takes little time."""
-  for source in splits:
-    notes = _notes(config, source, range(len(source)))
-    if kind(config) == "words":
-      _read(config, [str(note) for note in notes.values()])
-  if kind(config) == "caption":
-    _encoder(config)
+  for condition in make_conditions(config):
+    condition.check()
+    for source in splits:
+      notes = _notes(config, condition, source, range(len(source)))
+      if kind(config) != "caption":  # Whose encoder takes its time.
+        condition.read(notes, None)
+
+
+class UnknownLabelError(UserError):
+  """A label outside the classes of a model.
+
+  Attributes:
+    expected: The labels that it knows.
+  """
+
+  def __init__(self, label: int, num_classes: int):
+    """Says which label was given, and which are known."""
+    self.expected = f"0 to {num_classes - 1}"
+    super().__init__(
+      f"the label {label}; condition.num_classes={num_classes} knows {self.expected}"
+    )
+
+
+def _class(config: Config) -> Condition:
+  def read(labels: Sequence[int], cache: pathlib.Path | None) -> Arrays:
+    del cache
+    for label in labels:
+      if not 0 <= int(label) < config.condition.num_classes:
+        raise UnknownLabelError(label, config.condition.num_classes)
+    return {"label": np.array(labels, np.int32)}
+
+  return Condition("label", {"label": jax.ShapeDtypeStruct((), jnp.int32)}, read)
+
+
+def _caption(config: Config) -> Condition:
+  values = config.condition
+  tokens, width = values.num_tokens, values.text_channels
+  shapes = {
+    "text": jax.ShapeDtypeStruct((tokens, width), jnp.float16),
+    "text_mask": jax.ShapeDtypeStruct((tokens,), jnp.bool_),
+  }
+
+  def read(texts: Sequence[str], cache: pathlib.Path | None) -> Arrays:
+    texts = [str(text) for text in texts]
+    found = captions.embed(_encoder(config), texts, cache=cache)
+    return {"text": found.values, "text_mask": found.mask}
+
+  return Condition("caption", shapes, read, lambda: _encoder(config))
+
+
+def _words(config: Config) -> Condition:
+  words = _vocabulary(config)
+
+  def read(texts: Sequence[str], cache: pathlib.Path | None) -> Arrays:
+    del cache
+    return {"words": words.encode([str(text) for text in texts])}
+
+  shapes = {"words": jax.ShapeDtypeStruct((words.num_tokens,), jnp.int32)}
+  return Condition("caption", shapes, read)
+
+
+KINDS: dict[str, Callable[[Config], Condition]] = {
+  "class": _class,
+  "caption": _caption,
+  "words": _words,
+}
+# Kind -> what is said, `Condition.key`.
+KEYS = {"class": "label", "caption": "caption", "words": "caption"}
 
 
 def _notes(
-  config: Config, source: sources.VideoSource, numbers: Sequence[int]
-) -> dict[int, int | str]:
-  """The label or the caption of each video; {} where there is no condition."""
-  if (of := kind(config)) == "none":
-    return {}
-  key = "label" if of == "class" else "caption"
-  notes: dict[int, int | str] = {}
-  lacking = []
-  for i in numbers:
-    note = source.annotation(i).get(key)
-    if note is None:
-      lacking.append(i)
-    else:
-      notes[i] = note
+  config: Config,
+  condition: Condition,
+  source: sources.VideoSource,
+  numbers: Sequence[int],
+) -> list[Any]:
+  """Returns the label or the caption of each video."""
+  notes = [source.annotation(i).get(condition.key) for i in numbers]
+  lacking = [i for i, note in zip(numbers, notes, strict=True) if note is None]
   if lacking:
     raise UserError(
-      f"{len(lacking)} of {len(numbers)} videos have no {key}, the first is number"
-      f" {lacking[0]}; condition.kind={of!r} needs one for each"
+      f"{len(lacking)} of {len(numbers)} videos have no {condition.key}, the first is"
+      f" number {lacking[0]}; condition.kind={kind(config)!r} needs one for each"
     )
-  known = config.condition.num_classes if of == "class" else 0
-  for i, label in notes.items():
-    if of == "class" and not 0 <= int(label) < known:
-      raise UserError(
-        f"video {i} has the label {label}; condition.num_classes={known} knows 0 to"
-        f" {known - 1}"
-      )
+  if condition.key == "label":
+    for i, label in zip(numbers, notes, strict=True):
+      try:
+        condition.read([label], None)
+      except UnknownLabelError as e:
+        raise UserError(f"video {i} has {e}") from e
   return notes
-
-
-def _read(
-  config: Config, texts: Sequence[str], cache: pathlib.Path | None = None
-) -> dict[str, np.ndarray]:
-  """Captions as a batch holds them.
-
-  Returns:
-    `text` [b n d] and `text_mask` [b n] of a frozen encoder, or `words` [b n].
-  """
-  if kind(config) == "words":
-    return {"words": _vocabulary(config).encode(texts)}
-  found = captions.embed(_encoder(config), texts, cache=cache)
-  return {"text": found.values, "text_mask": found.mask}
 
 
 def _vocabulary(config: Config) -> vocabulary.Vocabulary:
@@ -198,8 +230,8 @@ def _vocabulary(config: Config) -> vocabulary.Vocabulary:
     if "num_tokens" not in values:
       raise UserError(
         f"condition.vocabulary={values.vocabulary!r} is a file and needs"
-        " condition.num_tokens, the tokens of the longest caption with a start and an"
-        " end"
+        " condition.num_tokens, the number of tokens of the longest caption with its"
+        " start and end"
       )
     found = vocabulary.read_vocabulary(values.vocabulary, values.num_tokens)
   if len(found.words) != values.num_words:
@@ -219,8 +251,3 @@ def _encoder(config: Config) -> captions.TextEncoder:
       f" {encoder.width}"
     )
   return encoder
-
-
-def kind(config: Config) -> str:
-  """What batches have for a condition: "none", "class", "caption" or "words"."""
-  return config.condition.kind if "condition" in config else "none"

@@ -21,11 +21,11 @@ import numpy as np
 import tqdm
 
 from lamd_jax.data import sources
-from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment.run import Run
 from lamd_jax.files import writing
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import sharding
-from lamd_jax.types import Config, UserError
+from lamd_jax.types import UserError
 
 FOLDER = "latents"
 MADE_FROM = "made_from.json"
@@ -37,12 +37,11 @@ Read = Callable[[int, int], Mapping[str, np.ndarray]]
 
 
 def open_latents(
-  config: Config,
+  run: Run,
   name: str,
   stage: stage_lib.Stage,
   source: sources.VideoSource,
-  workdir: pathlib.Path,
-  mesh: jax.sharding.Mesh,
+  batch: Mapping[str, jax.ShapeDtypeStruct],
 ) -> Read | None:
   """Computes what is not there yet; None where each step has to compute its own.
 
@@ -51,40 +50,38 @@ def open_latents(
   together would fill the disk or more than 16 GiB.
 
   Args:
-    config: The configuration.
-    name: Of the stage that is about to be trained.
-    stage: It.
+    run: The experiment.
+    name: Name of the stage that is about to be trained.
+    stage: The stage, around its frozen parts.
     source: The training videos.
-    workdir: The work folder.
-    mesh: Where arrays live.
+    batch: Shapes of a batch.
 
   Raises:
     UserError: What is there was made by another model or of other clips.
   """
   if not isinstance(stage, stage_lib.PrecomputingStage) or jax.process_count() > 1:
     return None
+  config = run.config
   if "augment" in config and config.augment.flip:
     return None
-  values = config[name].train
-  span = (config.data.num_frames - 1) * config.data.frame_stride + 1
+  values, span = config[name].train, run.clip(name).span
   counts = [max(source.num_frames(i) - span, 0) + 1 for i in range(len(source))]
   ends = np.cumsum(counts)
   if MIN_VISITS * ends[-1] > values.steps * values.batch_size:
     return None
-  batch = workdir_lib.abstract_batch(config, values.batch_size)
-  run = jax.jit(lambda stage, batch: stage.precompute(batch))
-  rows = jax.eval_shape(run, stage, {"video": batch["video"]})
+  encode = jax.jit(lambda stage, batch: stage.precompute(batch))
+  rows = jax.eval_shape(encode, stage, {"video": batch["video"]})
   row_bytes = [math.prod(x.shape[1:]) * x.dtype.itemsize for x in rows.values()]
   size = ends[-1] * sum(row_bytes)
-  folder = workdir / FOLDER / name
-  made_from = _made_from(config, stage)
+  folder = run.folder / FOLDER / name
+  made_from = _made_from(run, name, stage)
   if not folder.exists():
-    if size > min(MAX_BYTES, shutil.disk_usage(workdir).free / 2):
+    if size > min(MAX_BYTES, shutil.disk_usage(run.folder).free / 2):
       logging.info("latents of %d windows, %.1f GB, are not kept", ends[-1], size / 1e9)
       return None
     windows = [(i, start) for i, count in enumerate(counts) for start in range(count)]
-    with writing.explain_full_disk(workdir):
-      _compute(config, stage, run, rows, source, windows, folder, mesh, made_from)
+    with writing.explain_full_disk(run.folder):
+      _compute(run, name, stage, encode, rows, source, windows, folder, made_from)
   _check(folder, made_from)
   arrays = {key: np.load(folder / f"{key}.npy", mmap_mode="r") for key in rows}
   starts = ends - counts
@@ -95,7 +92,7 @@ def open_latents(
   return read
 
 
-def _compute(config, stage, run, rows, source, windows, folder, mesh, made_from):
+def _compute(run, name, stage, encode, rows, source, windows, folder, made_from):
   """Writes an array for each name into a folder, whole or not at all."""
   part = folder.with_name(f".{folder.name}.part")
   shutil.rmtree(part, ignore_errors=True)
@@ -106,16 +103,14 @@ def _compute(config, stage, run, rows, source, windows, folder, mesh, made_from)
     )
     for key, x in rows.items()
   }
-  data, batch_size = config.data, next(iter(rows.values())).shape[0]
-  stage = sharding.put(stage, sharding.state_sharding(mesh, stage))
+  clip, batch_size = run.clip(name), next(iter(rows.values())).shape[0]
+  stage = sharding.put(stage, sharding.state_sharding(run.mesh, stage))
   for first in tqdm.trange(0, len(windows), batch_size, desc="latents", disable=None):
     some = windows[first : first + batch_size]
     # The last batch is filled up, so that there is one compilation.
     filled = some + some[-1:] * (batch_size - len(some))
-    video = np.stack(
-      [source.read(i, start, data.num_frames, data.frame_stride) for i, start in filled]
-    )
-    found = run(stage, sharding.put_batch({"video": video}, mesh))
+    video = np.stack([source.read(i, start, *clip[:2]) for i, start in filled])
+    found = encode(stage, sharding.put_batch({"video": video}, run.mesh))
     for key, array in arrays.items():
       array[first : first + len(some)] = np.asarray(found[key])[: len(some)]
   for array in arrays.values():
@@ -125,13 +120,13 @@ def _compute(config, stage, run, rows, source, windows, folder, mesh, made_from)
   logging.info("latents of %d windows are in %s", len(windows), folder)
 
 
-def _made_from(config: Config, stage: stage_lib.Stage) -> dict[str, Any]:
+def _made_from(run: Run, name: str, stage: stage_lib.Stage) -> dict[str, Any]:
   """What latents depend on: every frozen parameter, and which clips."""
   digest = hashlib.sha256()
   for path, x in jax.tree.leaves_with_path(stage):
     digest.update(jax.tree_util.keystr(path).encode())
     digest.update(np.ascontiguousarray(jax.device_get(x)).data)
-  data = json.loads(config.data.to_json_best_effort())
+  data = json.loads(json.dumps(run.data(name)))
   return {"parameters": digest.hexdigest()[:16], "data": data}
 
 

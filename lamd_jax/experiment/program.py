@@ -1,4 +1,4 @@
-"""The training of a stage as a program: what goes in, where it lives, the update.
+"""The training of a stage as a program: its inputs, where they live, the update.
 
 Nothing here holds an array or compiles: `train` runs the program, `plan` asks the
 compiler about it.
@@ -12,7 +12,8 @@ from typing import Any, NamedTuple
 
 import jax
 
-from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment import batches
+from lamd_jax.experiment.run import Run
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import flops, optimizer, sharding, step
 from lamd_jax.training.state import init_adversarial_state, init_state
@@ -36,15 +37,15 @@ MEMORY_FIRST = {
 
 
 class Program(NamedTuple):
-  """Functions of `stage`, and what the last two take.
+  """The compiled parts of a training.
 
   Attributes:
     init: `(stage, key, batch) -> state`.
     update: `(state, batch, key, stage) -> (state, metrics)`.
     step: The same, compiled where it is called, for this stage; the state is donated.
-    arguments: Shapes of what `step` takes. A batch may have other arrays, as where
-      latents are kept; it lies as `sharding.shard_batch` puts it.
-    shardings: Of each of them.
+    arguments: Shapes of the arguments of `step`. A batch may have other arrays, where
+      latents are kept, and lies as `sharding.shard_batch` puts it.
+    shardings: Shardings of these arguments.
   """
 
   init: Callable[..., Any]
@@ -54,19 +55,16 @@ class Program(NamedTuple):
   shardings: tuple[Any, ...]
 
 
-def make_program(
-  config: Config, name: str, stage: stage_lib.Stage, mesh: jax.sharding.Mesh
-) -> Program:
-  """Builds the program of a stage.
+def make_program(run: Run, name: str, stage: stage_lib.Stage) -> Program:
+  """Builds the training program of a stage.
 
   Args:
-    config: The whole configuration.
-    name: Of the stage.
-    stage: It, around arrays or around shapes.
-    mesh: Where arrays are to live.
+    run: The experiment.
+    name: Name of the stage.
+    stage: The stage, around arrays or around shapes.
   """
-  values = config[name].train
-  tx, learning_rate_fn = make_optimizer(config, name)
+  values, mesh = run.config[name].train, run.mesh
+  tx, learning_rate_fn = make_optimizer(name, values)
   make_step = functools.partial(
     step.make_train_step,
     lambda stage, params, batch, key: stage.loss(params, batch, key, train=True),
@@ -83,7 +81,7 @@ def make_program(
 
   # Shapes first, shardings from shapes, then arrays: none is ever in a wrong place.
   key = jax.eval_shape(jax.random.key, 0)
-  batch = workdir_lib.abstract_batch(config, values.batch_size)
+  batch = batches.abstract_batch(run, name, values.batch_size)
   state = jax.eval_shape(init, stage, key, batch)
   of_state, of_stage = sharding.state_sharding(mesh, (state, stage))
   of_batch = sharding.batch_sharding(mesh, batch)
@@ -92,7 +90,7 @@ def make_program(
     for k, x in batch.items()
   }
   everywhere = sharding.replicated(mesh)
-  is_remat = config.run.remat != "none"
+  is_remat = run.config.run.remat != "none"
   update = make_step(tx, values.ema_decay, learning_rate_fn, values.accumulate)
   train_step = jax.jit(
     update,
@@ -106,13 +104,13 @@ def make_program(
 
 
 def model_flops(training: Program, batch: Batch | None = None) -> float:
-  """Floating-point operations of an update, as utilisation is measured by.
+  """Returns the floating-point operations of an update, to measure utilisation by.
 
-  What rematerialisation computes again does not count: it is no use by itself.
+  Recomputation by rematerialisation does not count: it is no use by itself.
 
   Args:
-    training: Traced where it was not called yet; never compiled.
-    batch: Whose shapes are taken; by default those of its arguments.
+    training: The program; traced if it was not called yet, never compiled.
+    batch: A batch whose shapes to count with; by default those of the arguments.
   """
   state, shapes, key, stage = training.arguments
   step = training.step  # Which need not be traced again.
@@ -123,13 +121,16 @@ def model_flops(training: Program, batch: Batch | None = None) -> float:
   return flops.count_flops(step, state, batch or shapes, key, stage)
 
 
-def make_optimizer(config: Config, name: str):
+def make_optimizer(name: str, values: Config):
   """Returns a stage's optimizer and learning rate; see `optimizer.make_optimizer`.
+
+  Args:
+    name: Name of the stage, for messages.
+    values: Its block `train`.
 
   Raises:
     UserError: A key of the stage's `train` block is unknown, or a value impossible.
   """
-  values = config[name].train
   options = {k: v for k, v in values.items() if k not in LOOP_KEYS}
   known = inspect.signature(optimizer.make_optimizer).parameters
   for key in options:

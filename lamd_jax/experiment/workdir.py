@@ -22,18 +22,13 @@ import sys
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax.sharding import Mesh
 from jaxtyping import UInt8
 import numpy as np
 
 import lamd_jax
-from lamd_jax.data import media, pipeline, sources
-from lamd_jax.experiment import conditions
+from lamd_jax.data import media
 from lamd_jax.files import writing
-from lamd_jax.systems import stage as stage_lib
-from lamd_jax.training import checkpoint, sharding
-from lamd_jax.types import Config, Params, UserError
+from lamd_jax.types import Config, UserError
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -102,97 +97,6 @@ def environment() -> dict[str, str | int]:
     "cpu_cores": os.cpu_count() or 0,
     "command": " ".join(sys.argv),
   }
-
-
-def load_stage(
-  config: Config, workdir: pathlib.Path, name: str, mesh: Mesh
-) -> stage_lib.Stage:
-  """Builds a stage around the averaged parameters of the stages before it."""
-  earlier: dict[str, Params] = {}
-  for before in config.stages[: list(config.stages).index(name)]:
-    stage = stage_lib.make_stage(config, before, earlier)
-    earlier[before] = load_params(config, workdir, before, stage, mesh)[0]
-  return stage_lib.make_stage(config, name, earlier)
-
-
-def load_params(
-  config: Config,
-  workdir: pathlib.Path,
-  name: str,
-  stage: stage_lib.Stage,
-  mesh: Mesh,
-  *,
-  best: str | None = None,
-) -> tuple[Params, dict[str, Any]]:
-  """Returns a trained stage's averaged parameters, and its checkpoint's meta.
-
-  Those of the newest checkpoint; with what `best_of` returned, of the best. They lie on
-  the mesh as `sharding.state_sharding` says.
-  """
-  abstract = jax.eval_shape(stage.init, jax.random.key(0), abstract_batch(config))
-  folder = workdir / name / CHECKPOINTS
-  return checkpoint.restore_ema_params(
-    folder, sharding.place(mesh, abstract), best=best
-  )
-
-
-def best_of(config: Config, name: str) -> str | None:
-  """Returns by which scalar a stage's checkpoint is chosen; None for the newest.
-
-  `config.sample.checkpoint` is of the last stage. Those before it are what it was
-  trained on: their newest checkpoints.
-  """
-  which = config.sample.get("checkpoint", checkpoint.WHICH[0])
-  if which not in checkpoint.WHICH:
-    raise UserError(
-      f"config.sample.checkpoint={which!r}; known: {', '.join(checkpoint.WHICH)}"
-    )
-  if which == "latest" or name != config.stages[-1]:
-    return None
-  if not config.run.keep_best:
-    raise UserError(
-      "config.sample.checkpoint='best' needs config.run.keep_best, the scalar that it"
-      " is best by: such as --config.run.keep_best=-loss while training and sampling"
-    )
-  return config.run.keep_best
-
-
-def read_meta(
-  config: Config, workdir: pathlib.Path, name: str
-) -> tuple[int, dict[str, Any]]:
-  """Returns the step of the checkpoint that a stage samples with, and its meta."""
-  folder = workdir / name / CHECKPOINTS
-  return checkpoint.read_meta(folder, best=best_of(config, name))
-
-
-def abstract_batch(
-  config: Config, batch_size: int = 1
-) -> dict[str, jax.ShapeDtypeStruct]:
-  """Returns the shapes of a batch."""
-  side = config.data.resolution
-  shape = (batch_size, config.data.num_frames, side, side, 3)
-  video = jax.ShapeDtypeStruct(shape, jnp.uint8)
-  return {"video": video} | conditions.abstract(config, batch_size)
-
-
-def eval_batch(
-  config: Config,
-  source: sources.VideoSource,
-  num_clips: int,
-  cache: pathlib.Path | None = None,
-) -> tuple[dict[str, np.ndarray], list[int]]:
-  """Returns held-out clips with their conditions, always the same ones.
-
-  Returns:
-    A batch of them, and the number of the video that each is from.
-  """
-  frames = (config.data.num_frames, config.data.frame_stride)
-  windows = pipeline.eval_windows(source, num_clips, *frames)
-  numbers = [i for i, _ in windows]
-  batch = {"video": pipeline.read_windows(source, windows, *frames)}
-  describe = conditions.describer(config, source, numbers, cache)
-  said = [describe(i) for i in numbers] if describe else [{}]
-  return batch | {name: np.stack([x[name] for x in said]) for name in said[0]}, numbers
 
 
 def write_video(

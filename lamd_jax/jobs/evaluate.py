@@ -11,12 +11,14 @@ import jax
 import numpy as np
 
 from lamd_jax.data import pipeline, sources
+from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment.run import Run
 from lamd_jax.files import writing
 from lamd_jax.metrics import card as card_lib
 from lamd_jax.metrics import clip_set, protocol, score
 from lamd_jax.metrics import measures as measures_lib
-from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems.table import bare_stage
 from lamd_jax.training import checkpoint
 from lamd_jax.training import memory as memory_lib
 from lamd_jax.types import Config, UserError
@@ -27,14 +29,11 @@ def check(config: Config) -> None:
   _make_measures(config)
 
 
-def evaluate(
-  config: Config, workdir: pathlib.Path, startup_seconds: float
-) -> dict[str, float]:
+def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
   """Writes `metrics.json`, flat, from the sampled clips and the stages' checkpoints.
 
   Args:
-    config: The configuration.
-    workdir: Its work folder, with samples.
+    run: The experiment; its work folder has samples.
     startup_seconds: From the start of the process to the start of its first job.
 
   Returns:
@@ -42,7 +41,7 @@ def evaluate(
     measuring, in all runs, and this process's start.
   """
   started = time.monotonic()
-  path = workdir / workdir_lib.CLIPS
+  config, path = run.config, run.folder / workdir_lib.CLIPS
   if not path.exists():
     raise UserError(f"nothing to evaluate: {path} is missing; run --mode=sample first")
   try:
@@ -60,27 +59,25 @@ def evaluate(
     protocol.video_figures(real, reconstructed, sampled, given_frames)
   )
   if config.evaluate.metrics and jax.process_index() == 0:
-    figures |= _write_cards(
-      config, workdir, real, reconstructed, sampled, given_frames, notes
-    )
+    figures |= _write_cards(run, real, reconstructed, sampled, given_frames, notes)
   seconds = {"startup": startup_seconds, "sample": sample_seconds}
   memory = [memory_lib.host_peak_gb()]
-  for name in config.stages:
-    steps, meta = checkpoint.read_meta(workdir / name / workdir_lib.CHECKPOINTS)
+  for name in run.stages:
+    steps, meta = checkpoint.read_meta(run.stage_folder(name) / workdir_lib.CHECKPOINTS)
     seconds[name] = meta["seconds"]
     memory.append(meta["peak_memory_gb"])
     figures[f"{name}_steps"] = steps
     figures[f"num_parameters_{name}"] = meta["num_parameters"]
-    if workdir_lib.best_of(config, name) is not None:
-      figures[f"{name}_best_step"] = workdir_lib.read_meta(config, workdir, name)[0]
-  skipped = workdir / "skipped_files.txt"
+    if trained.best_of(run, name) is not None:
+      figures[f"{name}_best_step"] = trained.read_meta(run, name)[0]
+  skipped = run.folder / "skipped_files.txt"
   if skipped.exists():
     figures["skipped_files"] = len(skipped.read_text(encoding="utf-8").splitlines())
   seconds["evaluate"] = time.monotonic() - started
   figures |= {f"{name}_seconds": value for name, value in seconds.items()}
   figures["wall_seconds"] = sum(seconds.values())
   figures["peak_memory_gb"] = max(memory)
-  writing.write_json(workdir / workdir_lib.METRICS, figures)
+  writing.write_json(run.folder / workdir_lib.METRICS, figures)
   for name, value in figures.items():
     if name in protocol.FIGURES:
       logging.info("%s = %.4g", name, value)
@@ -89,8 +86,7 @@ def evaluate(
 
 
 def _write_cards(
-  config: Config,
-  workdir: pathlib.Path,
+  run: Run,
   real: np.ndarray,
   reconstructed: np.ndarray | None,
   sampled: np.ndarray,
@@ -106,18 +102,19 @@ def _write_cards(
   Returns:
     The values, as in `sample_fvd`.
   """
-  real_set = clip_set.of_array("real", real)
-  source = sources.make_source(config.data.to_dict(), "train")
-  windows = (config.data.num_frames, config.data.frame_stride)
+  config, real_set = run.config, clip_set.of_array("real", real)
+  shown = run.stages[-1]
+  source, windows = sources.make_source(run.data(shown), "train"), run.clip(shown)[:2]
   others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
-  names = list(config.stages)
-  judged = {"sample": (names[-1], sampled[:, 0])} if sampled.shape[1] else {}
+  generator, autoencoder = map(run.with_output, ("sample", "reconstruction"))
+  judged = {}
+  if generator is not None and sampled.shape[1]:
+    judged["sample"] = generator, sampled[:, 0]
   if judged and config.evaluate.get("substitute_given", False):
     videos = sampled[:, 0].copy()
     videos[:, :given_frames] = real[:, :given_frames]
-    judged["sample-given"] = (names[-1], videos)
-  if reconstructed is not None:
-    autoencoder = next(n for n in names if n in stage_lib.AUTOENCODERS)
+    judged["sample-given"] = generator, videos
+  if autoencoder is not None and reconstructed is not None:
     judged = {"reconstruction": (autoencoder, reconstructed)} | judged
   # The clips of all sets show what the same captions say.
   sets = {what: clip_set.of_array(what, videos) for what, (_, videos) in judged.items()}
@@ -130,11 +127,9 @@ def _write_cards(
   values: dict[str, float] = {}
   seen: score.Seen = {}
   for what, (name, videos) in judged.items():
-    stage = stage_lib.make_stage(
-      config, name, dict.fromkeys(names[: names.index(name)])
-    )
-    steps, _ = workdir_lib.read_meta(config, workdir, name)
-    best = workdir_lib.best_of(config, name)
+    stage = bare_stage(config, name)
+    steps, _ = trained.read_meta(run, name)
+    best = trained.best_of(run, name)
     known = stage.protocol() | {
       "data": config.data.name,
       "split": "eval",
@@ -145,7 +140,7 @@ def _write_cards(
     }
     if what == "sample-given":
       known["given_frames"] = f"{given_frames}, put back as given, measured too"
-    are_pairs, cache = stage.given_frames > 0, workdir / workdir_lib.FEATURES
+    are_pairs, cache = stage.given_frames > 0, run.folder / workdir_lib.FEATURES
     kwargs: dict[str, Any] = dict(are_pairs=are_pairs, cache=cache, protocol=known)
     cards = score.score(
       measures, real_set, sets[what], others=others, seen=seen, **kwargs
@@ -163,7 +158,7 @@ def _write_cards(
         )
     for card in cards:
       key = f"{what}_{card['name'].partition('@')[0].lower().replace(' ', '_')}"
-      writing.write_json(workdir / workdir_lib.CARDS / f"{key}.json", card)
+      writing.write_json(run.folder / workdir_lib.CARDS / f"{key}.json", card)
       logging.info("%s: %s", what, card_lib.headline(card))
       values[key] = card["value"]
   return values

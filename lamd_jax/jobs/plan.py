@@ -15,19 +15,18 @@ import copy
 import dataclasses
 import math
 import os
-import pathlib
 from typing import Any, NamedTuple
 
 from absl import logging
 import jax
 
-from lamd_jax.experiment import program
-from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment import program, trained
+from lamd_jax.experiment.run import Run, make_run
 from lamd_jax.files import writing
-from lamd_jax.systems import autoencoder, build
-from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import build
+from lamd_jax.systems.stage import Stage
 from lamd_jax.training import flops, sharding
-from lamd_jax.types import Config, Params, UserError
+from lamd_jax.types import UserError
 
 PLAN = "plan.json"
 REMAT = tuple(build.POLICIES)  # From the most memory to the least.
@@ -78,14 +77,14 @@ class Trial(NamedTuple):
 
 
 def plan(
-  config: Config, folder: pathlib.Path | None = None, memory_gb: float | None = None
+  run: Run, memory_gb: float | None = None, *, writes: bool = False
 ) -> dict[str, Any]:
   """Prints what each stage needs, and where that is too much, what would fit.
 
   Args:
-    config: The configuration.
-    folder: Where `plan.json` is written; None for nowhere.
-    memory_gb: Of a device, in GB (10^9 bytes); None for that of this machine's.
+    run: The experiment; nothing of it need be there.
+    memory_gb: Memory of a device in GB (10^9 bytes); None for this machine's.
+    writes: Whether to write `plan.json` into the work folder.
 
   Returns:
     What `plan.json` holds.
@@ -97,40 +96,38 @@ def plan(
     f"{'' if memory_gb else ' (--memory_gb=N plans for another size)'}"
   )
   found: dict[str, Any] = {"device": device.device_kind, "memory": limit, "stages": {}}
-  for name in config.stages:
-    need = measure(config, name)
+  for name in run.stages:
+    need = measure(run, name)
     _say(name, need, flops.peak(device.device_kind))
     said: dict[str, Any] = dataclasses.asdict(need)
     if need.peak > limit:
       print(f"  does not fit into {_size(limit)}. What would:")
-      said["fits"] = dict(_fitting(config, name, limit))
+      said["fits"] = dict(_fitting(run, name, limit))
       if not any(said["fits"].values()):
         print("  nothing of this alone; combine, or take larger or more devices")
     found["stages"][name] = said
-  if folder is not None:
-    writing.write_json(folder / PLAN, found)
-    print(f"plan: {folder / PLAN}")
+  if writes:
+    writing.write_json(run.folder / PLAN, found)
+    print(f"plan: {run.folder / PLAN}")
   return found
 
 
-def measure(config: Config, name: str) -> Need:
+def measure(run: Run, name: str) -> Need:
   """Compiles the update of a stage, and asks the compiler what it needs."""
-  return ask(config, name, *compile_step(config, name))
+  return ask(run, name, *compile_step(run, name))
 
 
-def compile_step(config: Config, name: str) -> tuple[program.Program, Any]:
+def compile_step(run: Run, name: str) -> tuple[program.Program, Any]:
   """Returns the program of a stage around shapes, and its update, compiled."""
   logging.info("compiling %s", name)
-  mesh = sharding.make_mesh(config.mesh.to_dict())
-  training = program.make_program(config, name, abstract_stage(config, name), mesh)
+  training = program.make_program(run, name, abstract_stage(run, name))
   return training, training.step.lower(*training.arguments).compile()
 
 
-def ask(config: Config, name: str, training: program.Program, compiled: Any) -> Need:
+def ask(run: Run, name: str, training: program.Program, compiled: Any) -> Need:
   """Returns what a compiled update needs."""
-  mesh = sharding.make_mesh(config.mesh.to_dict())
   memory, cost = compiled.memory_analysis(), compiled.cost_analysis()
-  is_loop = config[name].train.accumulate > 1
+  is_loop = run.config[name].train.accumulate > 1
   sizes = held(training)
   return Need(
     **sizes,
@@ -144,7 +141,7 @@ def ask(config: Config, name: str, training: program.Program, compiled: Any) -> 
     flops=program.model_flops(training),
     flops_computed=flops.count_flops(training.step, *training.arguments),
     bytes_accessed=None if is_loop else cost.get("bytes accessed"),
-    devices=mesh.size,
+    devices=run.mesh.size,
   )
 
 
@@ -166,28 +163,15 @@ def held(training: program.Program) -> dict[str, int]:
   }
 
 
-def abstract_stage(config: Config, name: str) -> stage_lib.Stage:
+def abstract_stage(run: Run, name: str) -> Stage:
   """Builds a stage around the shapes of all that is frozen in it."""
-  key = jax.eval_shape(jax.random.key, 0)
-  batch = workdir_lib.abstract_batch(config)
-  init = lambda stage, key, batch: stage.init(key, batch)
-  earlier: dict[str, Params] = {}
-  for before in config.stages[: list(config.stages).index(name)]:
-    stage = stage_lib.make_stage(config, before, earlier)
-    earlier[before] = jax.eval_shape(init, stage, key, batch)
-  kind = config[name].get("loss", {}).get("perceptual", "none")
-  if kind != "none":
-    shape = batch["video"].shape
-    shape = (1, *shape[2:]) if kind == "lpips_vgg" else shape  # Of images, or videos.
-    pixels = jax.ShapeDtypeStruct(shape, "float32")
-    network = autoencoder.DISTANCES[kind]
-    earlier["perceptual"] = jax.eval_shape(network.init, key, pixels, pixels)
-  return stage_lib.make_stage(config, name, earlier)
+  return trained.make_stage(run, name, for_training=True, abstract=True)
 
 
-def trials(config: Config, name: str) -> Iterator[Trial]:
+def trials(run: Run, name: str) -> Iterator[Trial]:
   """Yields ways to need less memory, those that change least first."""
-  train, mesh = config[name].train, sharding.make_mesh(config.mesh.to_dict())
+  config, mesh = run.config, run.mesh
+  train = config[name].train
   data, shards = mesh.shape["data"], sharding.batch_parts(mesh)
   accumulate = f"{name}.train.accumulate"
   parts = [n for n in _doublings(train.batch_size // shards) if n > train.accumulate]
@@ -205,28 +189,28 @@ def trials(config: Config, name: str) -> Iterator[Trial]:
   yield Trial("all of these", [together])
   sizes = [train.batch_size // n for n in _doublings(train.batch_size // shards)]
   yield Trial("batch", [{f"{name}.train.batch_size": n, accumulate: 1} for n in sizes])
-  frames = config.data.num_frames
+  frames = run.clip(name).num_frames
   lengths = [frames // n for n in _doublings(frames) if frames // n > 1]
   yield Trial("frames", [{"data.num_frames": n} for n in lengths])
 
 
 def _fitting(
-  config: Config, name: str, limit: int | float
+  run: Run, name: str, limit: int | float
 ) -> Iterator[tuple[str, dict[str, Any] | None]]:
   """Yields for each way what first fits; None if nothing does."""
-  for what, changes in trials(config, name):
+  for what, changes in trials(run, name):
     fits, least = None, math.inf
     for change in filter(None, changes):
-      changed = copy.deepcopy(config)
+      changed = copy.deepcopy(run.config)
       changed.update_from_flattened_dict(change)
       try:
-        stage = abstract_stage(changed, name)
-        mesh = sharding.make_mesh(changed.mesh.to_dict())
-        sizes = held(program.make_program(changed, name, stage, mesh))
+        other = make_run(changed, run.folder)
+        stage = abstract_stage(other, name)
+        sizes = held(program.make_program(other, name, stage))
         if sum(sizes.values()) > limit:  # What goes in is too much: no compiling.
           least = min(least, sum(sizes.values()))
           continue
-        peak = measure(changed, name).peak
+        peak = measure(other, name).peak
       except UserError as e:  # Impossible for this model, such as a latent of 4 frames.
         logging.info("%s: %s", what, e)
         continue

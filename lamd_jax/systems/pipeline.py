@@ -10,9 +10,10 @@ a window given any others: it animates, generates, predicts, extends, interpolat
 upsamples. A system with more to offer adds tasks to it.
 """
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 import dataclasses
 import math
+import types
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -75,11 +76,11 @@ class Request(NamedTuple):
 
   task: str
   count: int = 1
-  conditions: Mapping[str, np.ndarray] = {}
+  conditions: Mapping[str, np.ndarray] = types.MappingProxyType({})
   video: Frames | None = None
   motions: tuple[Frames, ...] = ()
   num_frames: int | None = None
-  options: Mapping[str, Any] = {}
+  options: Mapping[str, Any] = types.MappingProxyType({})
 
 
 class Reading(NamedTuple):
@@ -115,13 +116,13 @@ class Plan(NamedTuple):
 
   Attributes:
     num_frames: Frames of each resulting video.
+    fps: Its frames per second.
     num_segments: Segments that `run` will give.
-    speed: Factor between the frame rate of what was given and that of the result.
   """
 
   num_frames: int
+  fps: float
   num_segments: int = 1
-  speed: float = 1.0
 
 
 class Pipeline(Protocol):
@@ -151,9 +152,7 @@ class Pipeline(Protocol):
     ...
 
 
-def collect(
-  plan: Plan, segments: Iterator[Segment]
-) -> UInt8[np.ndarray, "b f h w 3"]:
+def collect(plan: Plan, segments: Iterator[Segment]) -> UInt8[np.ndarray, "b f h w 3"]:
   """Puts segments together; frames past the planned end are left out."""
   whole = None
   for first, frames in segments:
@@ -196,7 +195,7 @@ class Sampler:
     self,
     batch: Mapping[str, np.ndarray],
     key: PRNGKey,
-    shown: Callable[[range], Any] = iter,
+    shown: Callable[[Iterable[int]], Iterable[int]] = iter,
   ) -> UInt8[np.ndarray, "n f h w 3"]:
     """Samples a batch of any size.
 
@@ -294,7 +293,7 @@ class WindowPipeline:
     """See `Pipeline`."""
     self._check(request.task)
     if request.task in ("animate", "generate"):
-      return Plan(self.clip.num_frames)
+      return Plan(self.clip.num_frames, self._fps)
     return self._windows(request).plan
 
   def run(
@@ -313,6 +312,10 @@ class WindowPipeline:
       yield Segment(0, keep[0])
     else:
       yield from self._by_windows(self._windows(request), request, key, keep, on_step)
+
+  @property
+  def _fps(self) -> float:
+    return float(self.generator.meta["fps"])
 
   def _check(self, task: str) -> None:
     """Raises a `UserError` unless the model can do this."""
@@ -351,14 +354,15 @@ class WindowPipeline:
   def _windows(self, request: Request) -> "_Windows":
     """Returns how a task is done by windows."""
     window, size = self.clip.num_frames, self.clip.resolution
-    assert request.video is not None and isinstance(self.generator.stage, WindowStage)
+    assert request.video is not None
+    assert isinstance(self.generator.stage, WindowStage)
     clip = np.asarray(pixels.from_uint8(jnp.asarray(request.video)))[None]
     overlap, options = self.generator.stage.overlap, request.options
     factor, every = options.get("factor", 2), options.get("every", 1)
     match request.task:
       case "predict":
         whole = windows.extended(clip, window)
-        return _Windows(whole, window, overlap, Plan(window))
+        return _Windows(whole, window, overlap, Plan(window, self._fps))
       case "extend":
         num_frames = request.num_frames or 2 * window
         windows.extended(clip, num_frames)  # Raises what is impossible.
@@ -370,7 +374,7 @@ class WindowPipeline:
         total = window + further * (window - overlap)
         whole = windows.extended(clip[:, first:], total)
         before = request.video[:first]
-        plan = Plan(num_frames, further + 1 + bool(first))
+        plan = Plan(num_frames, self._fps, further + 1 + bool(first))
         return _Windows(whole, window, overlap, plan, before)
       case "interpolate":
         length = windows.interpolating_window(window, factor)
@@ -387,7 +391,8 @@ class WindowPipeline:
         overlap, speed = min(1, length - 1), float(every)
     num_frames = len(whole.is_known)
     number = len(windows.starts(num_frames, length, overlap))
-    return _Windows(whole, length, overlap, Plan(num_frames, number, speed))
+    plan = Plan(num_frames, self._fps * speed, number)
+    return _Windows(whole, length, overlap, plan)
 
   def _by_windows(self, how, request, key, keep, on_step) -> Iterator[Segment]:
     count = request.count

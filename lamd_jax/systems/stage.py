@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, Int
 
+from lamd_jax.nn import probe
 from lamd_jax.types import Batch, Metrics, Params, PRNGKey
 
 # Called on the host with the number of each denoising step, from 1 on.
@@ -130,3 +131,11 @@ class PrecomputingStage(Stage, Protocol):
     ...
 
 
+def make_probe() -> Callable[[Stage, Params, Batch, PRNGKey], str]:
+  """Returns a function that names the first module where a loss becomes non-finite.
+
+  It returns "" if the loss is finite.
+  """
+  return probe.make_probe(
+    lambda stage, params, batch, key: stage.loss(params, batch, key, train=True)
+  )

@@ -97,7 +97,7 @@ class Watch:
     name: str,
     policy: str,
     state: TrainState,
-    locate: Callable[[int], str],
+    locate: Callable[[int, Params], str],
   ):
     """Begins to watch.
 
@@ -105,8 +105,8 @@ class Watch:
       name: Of the stage, for messages.
       policy: What to do, one of `POLICIES`.
       state: Whose parameters the arrays of a gradient belong to; not kept.
-      locate: From the number of a bad step to the module that its loss became not
-        finite in, "" if it does not any more.
+      locate: From the number of a bad step, and parameters, to the module that its loss
+        became not finite in, "" if it does not any more.
     """
     check_policy(policy)
     self.policy = policy
@@ -123,11 +123,14 @@ class Watch:
     """Keeps the numbers of an update's examples until it is logged."""
     self._examples[step] = examples
 
-  def look(self, window: Sequence[tuple[int, Mapping[str, Any]]]) -> int | None:
+  def look(
+    self, window: Sequence[tuple[int, Mapping[str, Any]]], params: Params
+  ) -> int | None:
     """Looks at the updates since the last time.
 
     Args:
       window: Number and metrics of each, on the host; see `Log.window`.
+      params: The parameters of now, to look for the module with.
 
     Returns:
       The first bad step, if the run has to go back to before it; otherwise None.
@@ -142,13 +145,13 @@ class Watch:
       self._in_a_row = self._in_a_row + 1 if found else 0
       longest = max(longest, self._in_a_row)
     try:
-      return self._act(bad, longest) if bad else self._look_for_spike(window)
+      return self._act(bad, longest, params) if bad else self._look_for_spike(window)
     finally:
       last, _ = window[-1]
       self._examples = {k: v for k, v in self._examples.items() if k > last}
 
-  def _act(self, bad: Sequence[Bad], longest: int) -> int | None:
-    first, story = bad[0].step, self._story(bad[0])
+  def _act(self, bad: Sequence[Bad], longest: int, params: Params) -> int | None:
+    first, story = bad[0].step, self._story(bad[0], params)
     if self.policy == "stop":
       raise UserError(
         f"training diverged: {story}; lower learning_rate or clip_norm, or raise"
@@ -176,13 +179,13 @@ class Watch:
     logging.warning("going back to the last checkpoint: %s", story)
     return first
 
-  def _story(self, bad: Bad) -> str:
+  def _story(self, bad: Bad, params: Params) -> str:
     """Step, module and examples, in words."""
     if bad.modules:
       more = len(bad.modules) - 3
       where = "gradient of " + ", ".join(bad.modules[:3])
       where += f" and {more} more" if more > 0 else ""
-    elif module := self._locate(bad.step):
+    elif module := self._locate(bad.step, params):
       where = f"first in {module}"
     else:
       where = "with the parameters of now every module's output is finite"

@@ -10,7 +10,7 @@ import numpy as np
 
 from lamd_jax.systems import pixels
 from lamd_jax.systems.clip import Clip, clip_of
-from lamd_jax.systems.lamd import motion
+from lamd_jax.systems.lamd import mcd_vae, motion
 from lamd_jax.systems.pipeline import (
   Devices,
   Keep,
@@ -33,14 +33,12 @@ class LaMDPipeline:
 
     strengths  how much of the motion: 0 is a still, 1 the motion as it is, more
                exaggerates it; (1.0,) by default
-    mix        in place of the motions of two clips, so many from the first to the second
+    mix        in place of two motions, so many from the first to the second
 
   Its videos are, for each motion in turn, those of all strengths.
   """
 
-  def __init__(
-    self, config: Config, trained: Mapping[str, Trained], devices: Devices
-  ):
+  def __init__(self, config: Config, trained: Mapping[str, Trained], devices: Devices):
     """Restores no stage before a task needs it."""
     self._config, self._trained, self._devices = config, trained, devices
     self._clip: Clip = clip_of(config, "mcd_vae")
@@ -94,7 +92,8 @@ class LaMDPipeline:
         f"--mix={mix} with {clips} motions: expected 2 or more videos, from the first"
         " of two motions to the second"
       )
-    return Plan(self._clip.num_frames)
+    fps = float(self._trained["mcd_vae"].meta["fps"])
+    return Plan(self._clip.num_frames, fps)
 
   def run(
     self,
@@ -113,7 +112,7 @@ class LaMDPipeline:
   def _transfer(self, request: Request) -> np.ndarray:
     strengths, mix = _options(request)
     assert request.video is not None
-    vae, params = self._trained["mcd_vae"].stage.model, self._trained["mcd_vae"].params
+    vae, params = mcd_vae.make_vae(self._config), self._trained["mcd_vae"].params
     # The parameters are inputs of the programs; the network is a constant.
     bound: Callable[..., Any] = lambda fn: functools.partial(
       self._devices.jit(functools.partial(fn, vae)), params
@@ -130,7 +129,9 @@ class LaMDPipeline:
       weights = np.linspace(0.0, 1.0, mix).tolist()
       motions = [motion.interpolate(first, second, weight) for weight in weights]
     edited = [motion.scale(z, still, x) for z in motions for x in strengths]
-    return np.stack([np.asarray(pixels.to_uint8(decode(z, content)[0])) for z in edited])
+    return np.stack(
+      [np.asarray(pixels.to_uint8(decode(z, content)[0])) for z in edited]
+    )
 
 
 def make_pipeline(

@@ -1,4 +1,4 @@
-"""VDM as a pipeline: videos from nothing or from given frames, extended and enlarged."""
+"""VDM as a pipeline: videos from noise or given frames, longer, denser or larger."""
 
 from collections.abc import Mapping
 

@@ -1,0 +1,89 @@
+"""The command line's mistakes and messages: one line each, without a traceback."""
+
+from collections.abc import Sequence
+import difflib
+import itertools
+import logging as std_logging
+import pathlib
+import re
+import sys
+
+from absl import flags
+
+from lamd_jax.types import UserError
+
+
+def fail(message: str) -> int:
+  """Prints an error; returns the exit status for it."""
+  print(f"error: {message}", file=sys.stderr)
+  return 2
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+  """Parses the command line; a mistake in it ends the program with one line."""
+  try:
+    _check_config_file(argv)
+    return flags.FLAGS(list(argv))
+  except Exception as e:  # A configuration is a program, which may raise anything.
+    sys.exit(fail(_explain(e, argv)))
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+  """Raises a `UserError` for a file that is not there.
+
+  Left to itself, the flag only says so when its value is used.
+  """
+  for argument, following in itertools.pairwise([*argv, ""]):
+    name, equals, value = argument.partition("=")
+    if name not in ("-config", "--config"):
+      continue
+    path = pathlib.Path((value if equals else following).partition(":")[0])
+    if not path.is_file():
+      there = {p.name: p for p in sorted(path.parent.glob("*.py"))}
+      close = difflib.get_close_matches(path.name, there, n=1)
+      hint = f"did you mean {there[close[0]]}?" if close else "see configs/"
+      raise UserError(f"--config={path}: there is no such file; {hint}")
+
+
+def _explain(error: BaseException, argv: Sequence[str]) -> str:
+  """One line for what absl and ml_collections raise of a command line."""
+  causes = [error]
+  while cause := causes[-1].__cause__ or causes[-1].__context__:
+    causes.append(cause)
+  for cause in reversed(causes):
+    if isinstance(cause, UserError):
+      return str(cause)
+  text = str(error.args[0] if error.args else error)
+  if unknown := re.match(r"\W*(\w+)", text):
+    # ml_collections names the key alone: which argument has it?
+    key = re.compile(rf"--?(no)?config\.([\w.]+\.)?{unknown[1]}\b")
+    close = re.search(r"Did you mean \W*(\w+)", text)
+    for argument in argv:
+      if isinstance(error, AttributeError | KeyError) and key.match(argument):
+        hint = f"; did you mean {close[1]}?" if close else ""
+        return f"{argument}: the configuration has no {unknown[1]!r}{hint}"
+  if "whilst parsing config file" in text:  # Python's whole story of an error in it.
+    root = causes[-1]
+    return f"{text.partition(': ')[0]}: {type(root).__name__}: {one_line(root)}"
+  if not isinstance(error, flags.Error):
+    text = f"--config: {type(error).__name__}: {error}"
+  if "get_config" in text:
+    text = "the file of --config defines no function get_config"
+  text = re.sub(r"invalid literal for int\(\).*", "expected a whole number", text)
+  text = re.sub(r"could not convert string to float.*", "expected a number", text)
+  return one_line(text)
+
+
+def one_line(text: object) -> str:
+  """Returns a text without line breaks."""
+  return " ".join(str(text).split())
+
+
+def is_ours_or_a_warning(record: std_logging.LogRecord) -> bool:
+  """Whether to print a log record: orbax and others tell of every step they take."""
+  path = pathlib.Path(record.pathname)
+  if pathlib.Path(__file__).parent in path.parents:
+    return True
+  # Orbax warns of what it was asked to do.
+  is_orbax = "orbax" in path.parts
+  return record.levelno >= (std_logging.ERROR if is_orbax else std_logging.WARNING)

@@ -1,0 +1,406 @@
+"""A trained model as one object: arrays in, arrays out, nothing written unless asked.
+
+model = lamd_jax.load("runs/quickstart")
+video = model.animate(image, seed=0)  # uint8 [n, frames, height, width, 3]
+"""
+
+from collections.abc import Mapping, Sequence
+import functools
+import json
+import os
+import pathlib
+from typing import Any
+
+import jax
+from jaxtyping import UInt8
+import ml_collections
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+import lamd_jax
+from lamd_jax.data import media
+from lamd_jax.experiment import conditions, trained
+from lamd_jax.experiment.run import make_run
+from lamd_jax.experiment.workdir import CONFIG
+from lamd_jax.files import writing
+from lamd_jax.systems.clip import Clip, clip_of
+from lamd_jax.systems.pipeline import (
+  Devices,
+  Pipeline,
+  Request,
+  Sampler,
+  Trained,
+  collect,
+)
+from lamd_jax.systems.table import find_system
+from lamd_jax.training import sharding
+from lamd_jax.types import Config, UserError
+
+WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+
+Picture = UInt8[np.ndarray, "h w 3"]
+Video = UInt8[np.ndarray, "f h w 3"]
+Videos = UInt8[np.ndarray, "n f h w 3"]
+
+
+class Model:
+  """A trained system.
+
+  Pictures and videos may have any size: the short side is resized and the centre
+  square kept. `seed` chooses the noise; with equal arguments on the same devices the
+  result is equal bit for bit.
+
+  Attributes:
+    config: The configuration that it was trained with.
+    clip: Size of its clips.
+    fps: Frames per second of its clips.
+  """
+
+  def __init__(self, config: Config, stages: Mapping[str, Trained], devices: Devices):
+    """Computes nothing, and looks up no stage, before it is asked for a video.
+
+    Args:
+      config: The configuration that the stages were trained with.
+      stages: The trained stages by name.
+      devices: Where to sample.
+    """
+    self.config = config
+    self.clip: Clip = clip_of(config, config.stages[-1])
+    self._stages, self._devices = stages, devices
+
+  @functools.cached_property
+  def pipeline(self) -> Pipeline:
+    """The system's pipeline around the stages."""
+    system = find_system(self.config)
+    return system.pipeline(self.config, self._stages, self._devices)
+
+  @functools.cached_property
+  def fps(self) -> float:
+    """Frames per second of its clips."""
+    return float(self._stages[self.config.stages[0]].meta["fps"])
+
+  def animate(
+    self,
+    image: Picture,
+    *,
+    num: int = 1,
+    seed: int = 0,
+    caption: str | None = None,
+    label: int | None = None,
+  ) -> Videos:
+    """Returns videos that begin with a picture.
+
+    Args:
+      image: The picture.
+      num: Number of videos, each from other noise.
+      seed: Chooses the noise.
+      caption: What happens, for a model trained with captions.
+      label: The class, for a model trained with classes.
+
+    Raises:
+      UserError: The model does not begin with one frame, or knows no such condition.
+    """
+    said = {"caption": caption, "label": label}
+    return self.run("animate", _one(image), num=num, seed=seed, said=said)
+
+  def generate(
+    self,
+    *,
+    num: int = 1,
+    seed: int = 0,
+    caption: str | None = None,
+    label: int | None = None,
+  ) -> Videos:
+    """Returns videos made from noise, under a condition or under none.
+
+    Args:
+      num: Number of videos, each from other noise.
+      seed: Chooses the noise.
+      caption: What happens, for a model trained with captions.
+      label: The class, for a model trained with classes.
+
+    Raises:
+      UserError: The model needs a first frame, or knows no such condition.
+    """
+    said = {"caption": caption, "label": label}
+    return self.run("generate", None, num=num, seed=seed, said=said)
+
+  def extend(
+    self,
+    video: Video | Picture,
+    num_frames: int,
+    *,
+    num: int = 1,
+    seed: int = 0,
+    caption: str | None = None,
+    label: int | None = None,
+  ) -> Videos:
+    """Returns videos that begin with the given one and go on.
+
+    Args:
+      video: The frames so far, at the model's rate, or one picture.
+      num_frames: Length of the result.
+      num: Number of videos, each from other noise.
+      seed: Chooses the noise.
+      caption: What happens, for a model trained with captions.
+      label: The class, for a model trained with classes.
+
+    Raises:
+      UserError: The model makes whole clips only, or the video is as long already.
+    """
+    video = video if video.ndim == 4 else _one(video)
+    said = {"caption": caption, "label": label}
+    return self.run(
+      "extend", video, num=num, seed=seed, num_frames=num_frames, said=said
+    )
+
+  def transfer(
+    self,
+    motion: Video | Sequence[Video],
+    image: Picture,
+    *,
+    strength: float | Sequence[float] = 1.0,
+    mix: int | None = None,
+  ) -> Videos:
+    """Returns videos of a picture that move like clips; nothing in it is random.
+
+    Args:
+      motion: One clip or several, each as long as the model's clips.
+      image: The picture.
+      strength: How much of the motion: 0 is a still, 1 the motion as it is. Of several,
+        all are made for each motion in turn.
+      mix: In place of two motions, so many from the first to the second.
+
+    Raises:
+      UserError: The system does not take motion apart from content, or a clip is of
+        another length.
+    """
+    motions = [motion] if isinstance(motion, np.ndarray) else list(motion)
+    strengths = (
+      (float(strength),) if isinstance(strength, int | float) else tuple(strength)
+    )
+    options = {"strengths": strengths} | ({} if mix is None else {"mix": mix})
+    clips = tuple(self._fitted(x) for x in motions)
+    return self.run("transfer", _one(image), motions=clips, options=options)
+
+  def reconstruct(self, video: Video | Videos) -> Videos:
+    """Returns what the model's autoencoder makes of clips.
+
+    Args:
+      video: One clip or several, each as long as the model's clips.
+
+    Raises:
+      UserError: The system has no autoencoder, or a clip is of another length.
+    """
+    system = find_system(self.config)
+    names = [
+      n for n in self.config.stages if system.stages[n].output == "reconstruction"
+    ]
+    if not names:
+      raise UserError(f"{self.config.system} works on pixels: it has no autoencoder")
+    clips = video if video.ndim == 5 else video[None]
+    batch = {"video": np.stack([self._fitted(x) for x in clips])}
+    size = min(self.config.sample.batch_size, len(clips))
+    sampler = Sampler(self._stages[names[-1]], self._devices, size)
+    return sampler(batch, jax.random.key(0))
+
+  def run(
+    self,
+    task: str,
+    video: Video | None = None,
+    *,
+    motions: tuple[Video, ...] = (),
+    num: int = 1,
+    seed: int = 0,
+    num_frames: int | None = None,
+    said: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+  ) -> Videos:
+    """Returns the videos of any task of the system's pipeline.
+
+    Args:
+      task: One of `pipeline.tasks`.
+      video: Frames to begin with.
+      motions: Clips whose motion is wanted.
+      num: Number of videos, each from other noise.
+      seed: Chooses the noise.
+      num_frames: Length of the result, where the task leaves a choice.
+      said: `caption` and `label`; None where nothing is said.
+      options: Further values of the task.
+
+    Raises:
+      UserError: The model cannot do this.
+    """
+    request = self.request(
+      task,
+      video,
+      motions=motions,
+      num=num,
+      num_frames=num_frames,
+      said=said,
+      options=options,
+    )
+    plan = self.pipeline.plan(request)
+    return collect(plan, self.pipeline.run(request, jax.random.key(seed)))
+
+  def request(
+    self,
+    task: str,
+    video: Video | None = None,
+    *,
+    motions: tuple[Video, ...] = (),
+    num: int = 1,
+    num_frames: int | None = None,
+    said: Mapping[str, Any] | None = None,
+    options: Mapping[str, Any] | None = None,
+  ) -> Request:
+    """Returns a request for the pipeline, its frames resized; see `run`."""
+    if num < 1:
+      raise UserError(f"{num} videos were asked for; expected 1 or more")
+    said, options = said or {}, options or {}
+    reading = self.pipeline.reading(task, options)
+    if reading is not None:
+      if video is None:
+        raise UserError(f"{task} needs a picture or a video to begin with")
+      if len(video) < reading.least:
+        raise UserError(
+          f"{task} needs {reading.least} frames to begin with; {len(video)} were given"
+        )
+      video = media.resize_crop(video[: reading.most], reading.resolution)
+    arrays = conditions.asked(self.config, num, **said)
+    return Request(task, num, arrays, video, motions, num_frames, options)
+
+  def save(self, path: str | os.PathLike[str]) -> None:
+    """Writes the model into a folder, for `lamd_jax.load` anywhere.
+
+    `model.safetensors` has the averaged parameters of all stages, under
+    `<stage>/<path>`; `model.json` the configuration and what checkpoints say.
+
+    Args:
+      path: A folder; made if it is not there.
+
+    Raises:
+      UserError: It cannot be written, or holds something else.
+    """
+    folder = pathlib.Path(path)
+    if (folder / CONFIG).exists():
+      raise UserError(f"{folder} is a work folder; choose another one to save into")
+    arrays, stages = {}, {}
+    for name in self.config.stages:
+      params, meta = self._stages[name].params, self._stages[name].meta
+      for where, x in jax.tree.leaves_with_path(params):
+        key = jax.tree_util.keystr(where, simple=True, separator="/")
+        arrays[f"{name}/{key}"] = np.asarray(x)
+      stages[name] = {"meta": dict(meta), "statistics": {}}
+    description = {
+      "lamd_jax": lamd_jax.__version__,
+      "config": json.loads(self.config.to_json_best_effort()),
+      "stages": stages,
+    }
+    part = folder / f".{WEIGHTS}.{os.getpid()}.part"
+    try:
+      with writing.explain_full_disk(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(arrays, part)
+        os.replace(part, folder / WEIGHTS)
+    except OSError as e:
+      raise UserError(f"cannot write {folder / WEIGHTS} ({e.strerror})") from e
+    finally:
+      part.unlink(missing_ok=True)
+    writing.write_json(folder / DESCRIPTION, description)
+
+  def _fitted(self, clip: Video) -> Video:
+    """Returns a clip at the model's resolution."""
+    if len(clip) != self.clip.num_frames:
+      raise UserError(
+        f"a clip of {len(clip)} frames was given; this model's clips have"
+        f" {self.clip.num_frames}"
+      )
+    return media.resize_crop(clip, self.clip.resolution)
+
+
+def load(path: str | os.PathLike[str]) -> Model:
+  """Loads a trained model from a work folder, or from what `Model.save` wrote.
+
+  Args:
+    path: The folder.
+
+  Raises:
+    UserError: The folder is neither, or a stage is not trained yet.
+  """
+  folder = pathlib.Path(path).expanduser()
+  if (folder / DESCRIPTION).exists():
+    return _load_saved(folder)
+  if not (folder / CONFIG).exists():
+    raise UserError(
+      f"{folder} is no model: expected a work folder ({CONFIG}), or one that"
+      f" Model.save wrote ({DESCRIPTION})"
+    )
+  run = make_run(_to_config(writing.read_json(folder / CONFIG)), folder)
+  return Model(run.config, trained.TrainedStages(run), trained.devices_of(run))
+
+
+def _to_config(values: Mapping[str, Any]) -> Config:
+  """Returns a configuration from JSON, for the devices of this machine."""
+  config = ml_collections.ConfigDict(values)
+  config.mesh = {"data": -1}
+  return config
+
+
+def _load_saved(folder: pathlib.Path) -> Model:
+  description = writing.read_json(folder / DESCRIPTION)
+  try:
+    arrays = load_file(folder / WEIGHTS)
+    config = _to_config(description["config"])
+    meta = {name: x["meta"] for name, x in description["stages"].items()}
+  except UserError:
+    raise
+  except Exception as e:  # Damage shows as any error at all.
+    raise UserError(f"{folder} cannot be read as a saved model ({e})") from e
+  run = make_run(config, folder)
+  given = {name: _nested(arrays, name) for name in run.stages}
+  stages: dict[str, Trained] = {}
+  for name in run.stages:
+    abstract = trained.abstract_params(run, name)
+    _check_alike(folder, name, abstract, given[name])
+    placed = sharding.put(given[name], sharding.state_sharding(run.mesh, abstract))
+    stages[name] = trained.around(run, name, stages, placed, meta.get(name, {}))
+  return Model(config, stages, trained.devices_of(run))
+
+
+def _nested(arrays: Mapping[str, np.ndarray], stage: str) -> dict[str, Any]:
+  """Returns the parameters of a stage as nested dicts."""
+  tree: dict[str, Any] = {}
+  for name, x in arrays.items():
+    first, *path, last = name.split("/")
+    if first != stage:
+      continue
+    inner = tree
+    for key in path:
+      inner = inner.setdefault(key, {})
+    inner[last] = x
+  return tree
+
+
+def _check_alike(folder: pathlib.Path, stage: str, expected: Any, given: Any) -> None:
+  """Raises a `UserError` unless all parameters of a stage are there, and fit."""
+  shapes = lambda tree: {
+    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
+    for path, x in jax.tree.leaves_with_path(tree)
+  }
+  wanted, there = shapes(expected), shapes(given)
+  for name in sorted(wanted.keys() | there.keys()):
+    if wanted.get(name) != there.get(name):
+      raise UserError(
+        f"{folder}: {stage}/{name} has the shape {there.get(name, 'of nothing')},"
+        f" expected {wanted.get(name, 'nothing of this name')}"
+      )
+
+
+def _one(image: Picture) -> Video:
+  """Returns a picture as a video of one frame."""
+  if image.ndim != 3:
+    raise UserError(
+      f"a picture of shape {list(image.shape)} was given; expected [height, width, 3]"
+    )
+  return image[None]

@@ -1,0 +1,227 @@
+"""Trained stages out of a work folder, and the frozen parts that a stage needs."""
+
+from collections.abc import Iterator, Mapping
+import pathlib
+from typing import Any
+
+from absl import logging
+import jax
+import jax.numpy as jnp
+
+from lamd_jax.experiment import batches
+from lamd_jax.experiment.run import Run
+from lamd_jax.experiment.workdir import CHECKPOINTS
+from lamd_jax.metrics import features, lpips
+from lamd_jax.systems import autoencoder
+from lamd_jax.systems.pipeline import Devices, Pipeline, Trained
+from lamd_jax.systems.stage import Part, Stage
+from lamd_jax.training import checkpoint, sharding
+from lamd_jax.types import Params, UserError
+
+
+def load_parts(
+  run: Run, stage: str, *, for_training: bool = False, abstract: bool = False
+) -> dict[str, Part]:
+  """Returns the trained stages that a stage needs.
+
+  Args:
+    run: The experiment.
+    stage: The stage that is about to be made.
+    for_training: Whether to add `perceptual`, the frozen network of its loss.
+    abstract: Whether shapes are enough: nothing is then read.
+
+  Raises:
+    UserError: A stage is not trained yet, or weights are missing.
+  """
+  parts = {
+    need: Part(abstract_params(run, need)) if abstract else _load_part(run, need)
+    for need in run.system.stages[stage].needs
+  }
+  if for_training:
+    network = _abstract_perceptual if abstract else load_perceptual
+    parts |= {name: Part(params) for name, params in network(run, stage).items()}
+  return parts
+
+
+def make_stage(
+  run: Run, stage: str, *, for_training: bool = False, abstract: bool = False
+) -> Stage:
+  """Builds a stage around the parts it needs; see `load_parts`."""
+  parts = load_parts(run, stage, for_training=for_training, abstract=abstract)
+  return run.system.stages[stage].make(run.config, parts)
+
+
+def load(run: Run, stage: str) -> Trained:
+  """Restores a stage: its averaged parameters, laid over the mesh by the rules.
+
+  Those of the newest checkpoint; of the last stage, with
+  `config.sample.checkpoint=best`, those of the best.
+  """
+  made = make_stage(run, stage)
+  best = best_of(run, stage)
+  params, meta = _restore(run, stage, made, best)
+  if best is not None:
+    logging.info("stage %s: step %d, best by %s", stage, meta["step"], best)
+  return Trained(made, params, {}, meta)
+
+
+def around(
+  run: Run,
+  stage: str,
+  others: Mapping[str, Trained],
+  params: Params,
+  meta: Mapping[str, Any],
+) -> Trained:
+  """Returns a stage with parameters from elsewhere, around other such stages.
+
+  Args:
+    run: The experiment.
+    stage: Name of the stage.
+    others: The stages it needs.
+    params: Its parameters, on the devices.
+    meta: The meta of its checkpoint.
+  """
+  parts = {need: Part(others[need].params) for need in run.system.stages[stage].needs}
+  return Trained(run.system.stages[stage].make(run.config, parts), params, {}, meta)
+
+
+def abstract_params(run: Run, stage: str) -> Params:
+  """Returns the shapes of a stage's parameters; reads nothing."""
+  # The stage is an argument, because its leaves are shapes here.
+  init = lambda stage, key, batch: stage.init(key, batch)
+  key = jax.eval_shape(jax.random.key, 0)
+  batch = batches.abstract_batch(run, stage)
+  return jax.eval_shape(init, make_stage(run, stage, abstract=True), key, batch)
+
+
+def is_trained(run: Run, stage: str) -> bool:
+  """Whether a stage has its last checkpoint; reads no arrays."""
+  folder = run.stage_folder(stage) / CHECKPOINTS
+  return (checkpoint.latest_step(folder) or 0) >= run.config[stage].train.steps
+
+
+def is_readable(run: Run, stage: str) -> bool:
+  """Whether the last checkpoint of a trained stage can be read, by reading it."""
+  _, meta = _restore(run, stage, make_stage(run, stage), None)
+  return meta["step"] >= run.config[stage].train.steps
+
+
+def best_of(run: Run, stage: str) -> str | None:
+  """Returns the scalar that chooses a stage's checkpoint; None for the newest.
+
+  `config.sample.checkpoint` chooses for the last stage. Stages before it were part of
+  its training with their newest checkpoints.
+  """
+  which = run.config.sample.get("checkpoint", checkpoint.WHICH[0])
+  if which not in checkpoint.WHICH:
+    raise UserError(
+      f"config.sample.checkpoint={which!r}; known: {', '.join(checkpoint.WHICH)}"
+    )
+  if which == "latest" or stage != run.stages[-1]:
+    return None
+  if not run.config.run.keep_best:
+    raise UserError(
+      "config.sample.checkpoint='best' needs config.run.keep_best, the scalar that it"
+      " is best by: such as --config.run.keep_best=-loss while training and sampling"
+    )
+  return run.config.run.keep_best
+
+
+def read_meta(run: Run, stage: str) -> tuple[int, dict[str, Any]]:
+  """Returns the step of the checkpoint that a stage samples with, and its meta."""
+  folder = run.stage_folder(stage) / CHECKPOINTS
+  return checkpoint.read_meta(folder, best=best_of(run, stage))
+
+
+def devices_of(run: Run) -> Devices:
+  """Returns the run's mesh as pipelines and samplers use it."""
+  everywhere = sharding.replicated(run.mesh)
+  return Devices(
+    put=lambda batch: sharding.put_batch(batch, run.mesh),
+    jit=lambda fn: jax.jit(fn, out_shardings=everywhere),
+    parts=sharding.batch_parts(run.mesh),
+  )
+
+
+class TrainedStages(Mapping[str, Trained]):
+  """The trained stages of a work folder by name, each restored when looked up."""
+
+  def __init__(self, run: Run):
+    """Restores nothing yet."""
+    self._run = run
+    self._loaded: dict[str, Trained] = {}
+
+  def __getitem__(self, stage: str) -> Trained:
+    """Restores a stage, once."""
+    if stage not in self._loaded:
+      self._loaded[stage] = load(self._run, stage)
+    return self._loaded[stage]
+
+  def __iter__(self) -> Iterator[str]:
+    """Names of the run's stages, trained or not."""
+    return iter(self._run.stages)
+
+  def __len__(self) -> int:
+    """Number of the run's stages."""
+    return len(self._run.stages)
+
+
+def make_pipeline(run: Run, stages: Mapping[str, Trained] | None = None) -> Pipeline:
+  """Returns the pipeline of a run's system.
+
+  Args:
+    run: The experiment.
+    stages: Its trained stages; those of the work folder by default.
+  """
+  stages = TrainedStages(run) if stages is None else stages
+  return run.system.pipeline(run.config, stages, devices_of(run))
+
+
+def _load_part(run: Run, stage: str) -> Part:
+  params, _ = _restore(run, stage, make_stage(run, stage), None)
+  return Part(params)
+
+
+def _restore(
+  run: Run, stage: str, made: Stage, best: str | None
+) -> tuple[Params, dict[str, Any]]:
+  batch = batches.abstract_batch(run, stage)
+  abstract = jax.eval_shape(made.init, jax.random.key(0), batch)
+  folder = run.stage_folder(stage) / CHECKPOINTS
+  placed = sharding.place(run.mesh, abstract)
+  return checkpoint.restore_ema_params(folder, placed, best=best)
+
+
+def load_perceptual(run: Run, stage: str) -> dict[str, Params]:
+  """Returns the weights of the network that `<stage>.loss.perceptual` names, if any."""
+  values = run.config[stage].get("loss", {})
+  kind = values.get("perceptual", "none")
+  try:
+    match kind:
+      case "lpips_vgg":
+        files = (None, None)
+        if values.get("perceptual_weights"):
+          folder = pathlib.Path(values.perceptual_weights).expanduser()
+          files = folder / "vgg16.safetensors", folder / "lpips_vgg.safetensors"
+        return {"perceptual": lpips.load("vgg", *files).params}
+      case "i3d":
+        params = features.load_i3d()[0]["params"]
+        return {"perceptual": {"params": {"network": params}}}
+  except UserError as e:
+    raise UserError(
+      f"{stage}.loss.perceptual={kind!r}: {e}; --config.{stage}.loss.perceptual=none"
+      " does without"
+    ) from e
+  return {}
+
+
+def _abstract_perceptual(run: Run, stage: str) -> dict[str, Params]:
+  kind = run.config[stage].get("loss", {}).get("perceptual", "none")
+  if kind == "none":
+    return {}
+  shape = batches.abstract_batch(run, stage)["video"].shape
+  shape = (1, *shape[2:]) if kind == "lpips_vgg" else shape  # Of images, or videos.
+  pixels = jax.ShapeDtypeStruct(shape, jnp.float32)
+  key = jax.eval_shape(jax.random.key, 0)
+  init = autoencoder.DISTANCES[kind].init
+  return {"perceptual": jax.eval_shape(init, key, pixels, pixels)}
