@@ -1,64 +1,53 @@
-"""Checkpoints: the training state and a few numbers, in a folder per step.
+"""Checkpoints: the training state and a few numbers, in one folder per step.
 
-Orbax writes a step into a folder with a temporary name and renames it when it is
-complete, so a process that is killed leaves whole steps and, at worst, one
-temporary folder, which the next `open_manager` removes. What this module adds: a
-finished step that cannot be read (cut off by a lost machine, a full or failing
-disk) is set aside for an older one, and errors say what to do.
-
-Which steps stay: the newest two; of those at the regular distance the newest, which a
-rollback goes to whatever was saved in between when a run was stopped; and the best by
-a logged scalar, where one is named.
+Orbax writes a step into a folder with a temporary name and renames it once it is
+complete. A killed process therefore leaves whole steps and, at worst, one temporary
+folder, which the next `open_manager` removes. `retention` decides which steps stay,
+`damage` what happens to a step that cannot be read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 import contextlib
-import gc
+import json
 import math
 import os
 import pathlib
-import shutil
-import sys
-import time
 from typing import Any
 
 from absl import logging
 import jax
 import orbax.checkpoint as ocp
-from orbax.checkpoint import checkpoint_managers
 
-from lamd_jax.files.writing import explain_full_disk, is_full_disk
-from lamd_jax.training import processes
+from lamd_jax.files.writing import explain_full_disk
+from lamd_jax.training import damage, processes, retention
 from lamd_jax.training.state import TrainState
 from lamd_jax.types import Params, UserError
 
 Folder = str | os.PathLike[str]
-STATE, META = "state", "meta"
-DAMAGED = ".damaged"
+STATE, META, SCALARS = "state", "meta", "metrics"  # The last name is orbax's.
+FILES = {META: "metadata", SCALARS: "metrics"}  # These names are orbax's too.
 WHICH = ("latest", "best")
-ABANDONED_READ = ("Event loop is closed", "error while reading array index")
 
 
 class Manager(ocp.CheckpointManager):
-  """Orbax's manager, which also knows what was asked and what has failed.
+  """Orbax's manager, tolerant of damaged scalars and deaf to preemption.
 
   Attributes:
-    has_failed_reads: Whether a restore has failed.
-    keep_best: Of `open_manager`; empty once it was warned that it names nothing.
+    keep_best: Scalar whose best step stays; emptied once a warning has said that
+      `save` is not given such a scalar.
   """
 
-  has_failed_reads = False
   keep_best = ""
 
   def metrics(self, step: int) -> dict[str, float] | None:
-    """Returns the scalars that a step was saved with; None where none can be read."""
+    """Returns the scalars that a step was saved with, None if they are unreadable."""
     try:
       return super().metrics(step)
-    except Exception:  # Damage shows as any error at all; the step is not ranked.
+    except Exception:  # Damage takes the form of any exception; the step is unranked.
       return None
 
   def reached_preemption(self, step: int) -> bool:
-    """No: when to save is asked by the loop, whose count this would disturb."""
+    """Returns False: the loop asks for itself, and orbax would upset its count."""
     del step
     return False
 
@@ -71,42 +60,34 @@ def open_manager(
   every: int = 0,
   keep_best: str = "",
   read_only: bool = False,
-  alone: bool = False,
 ) -> Iterator[Manager]:
-  """Yields a manager for a folder; waits at the end for what is being written.
+  """Yields a manager for a folder; on exit waits for pending writes.
 
   Args:
-    folder: For example `workdir/dmg/checkpoints`; made where it is missing.
-    max_to_keep: Newest steps that stay; one is deleted after a newer is complete.
-    every: Of the steps that this divides, the newest stays too; 0 for none.
-    keep_best: Name of a scalar given to `save`, after a "-" where lower is better: the
-      step where it is best stays too.
-    read_only: Whether to leave the folder as it is.
-    alone: Whether to wait for no other process; where `read_only`.
+    folder: Folder of the checkpoints, such as `workdir/dmg/checkpoints`; created if
+      missing.
+    max_to_keep: Number of newest steps that stay; a step is deleted only after a newer
+      one is complete.
+    every: Regular interval in updates: the newest step that it divides stays too; 0 for
+      none.
+    keep_best: Scalar given to `save` whose best step stays too, with a leading "-"
+      where lower is better; empty for none.
+    read_only: Whether to leave the folder unchanged.
   """
-  if read_only:  # With these three at their defaults, orbax warns of each.
-    index = jax.process_index()
+  if read_only:  # At their defaults, orbax warns about each of these.
     options = ocp.CheckpointManagerOptions(
-      read_only=True,
-      save_interval_steps=0,
-      max_to_keep=None,
-      create=False,
-      multiprocessing_options=(
-        ocp.options.MultiprocessingOptions(primary_host=index, active_processes={index})
-        if alone
-        else ocp.options.MultiprocessingOptions()
-      ),
+      read_only=True, save_interval_steps=0, max_to_keep=None, create=False
     )
   else:
-    # That a step stays is decided by the policies; without `best_fn` orbax would not
-    # write the scalars.
+    # The policy decides what stays, but without `best_fn` orbax writes no scalars.
+    best_fn = lambda scalars: retention.score(scalars, keep_best)
     options = ocp.CheckpointManagerOptions(
-      preservation_policy=_preserved(max_to_keep, every, keep_best),
-      best_fn=(lambda scalars: _value(scalars, keep_best)) if keep_best else None,
+      preservation_policy=retention.policy(max_to_keep, every, keep_best),
+      best_fn=best_fn if keep_best else None,
       cleanup_tmp_directories=True,
     )
   path = pathlib.Path(folder).absolute()
-  with _quiet_about_what_is_raised_anyway(), explain_full_disk(folder):
+  with damage.quiet(), explain_full_disk(folder):
     manager = Manager(path, options=options)
     manager.keep_best = keep_best
     is_peer_lost = False
@@ -116,11 +97,8 @@ def open_manager(
       is_peer_lost = processes.are_several() and processes.is_peer_lost(e)
       raise
     finally:
-      if not is_peer_lost:  # What is being written would wait for it.
+      if not is_peer_lost:  # Pending writes would wait for the lost process.
         manager.close()
-      if manager.has_failed_reads:
-        time.sleep(0.2)  # For those that are still under way.
-        gc.collect()
 
 
 def save(
@@ -130,60 +108,61 @@ def save(
   meta: Mapping[str, Any],
   scalars: Mapping[str, float] | None = None,
 ) -> None:
-  """Starts to write a checkpoint; returns when the state may change again.
+  """Starts to write a checkpoint; returns as soon as the state may change again.
 
-  Writing goes on in the background; `finish` waits for it. What went wrong there
-  is raised by the next `save` or by `finish`.
+  Writing continues in the background; `finish` waits for it. An error there is raised
+  by the next `save` or by `finish`.
 
   Args:
-    manager: From `open_manager`.
-    step: Updates made; above every step saved before.
+    manager: Manager from `open_manager`.
+    step: Number of updates made; greater than every step saved before.
     state: Arrays on devices.
-    meta: Values for JSON, such as the seconds spent so far.
-    scalars: What `keep_best` chooses by.
+    meta: JSON values to save with the state, such as the seconds spent so far.
+    scalars: Logged scalars, from which `keep_best` ranks the step.
   """
   args = ocp.args.Composite(
     **{STATE: ocp.args.StandardSave(state), META: ocp.args.JsonSave(dict(meta))}
   )
   with explain_full_disk(manager.directory):
     finite = {k: v for k, v in (scalars or {}).items() if math.isfinite(v)}
-    if manager.keep_best and manager.keep_best.removeprefix("-") not in (scalars or {}):
+    name = retention.scalar_name(manager.keep_best)
+    if name and name not in (scalars or {}):
       logging.warning(
         "config.run.keep_best=%r: step %d has no such scalar and is not ranked; it has"
         " %s",
         *(manager.keep_best, step, ", ".join(scalars or {})),
       )
-      manager.keep_best = ""  # Said once.
+      manager.keep_best = ""  # One warning is enough.
     if not manager.save(step, args=args, metrics=finite, force=True):
       raise RuntimeError(f"orbax did not save step {step} in {manager.directory}")
 
 
 def finish(manager: Manager) -> None:
-  """Waits until everything is on disk, and raises what went wrong."""
+  """Waits until everything is on disk; raises any error from writing it."""
   with explain_full_disk(manager.directory):
     manager.wait_until_finished()
   processes.wait_for_all("checkpoint")
 
 
 def latest_step(folder: Folder) -> int | None:
-  """Returns the newest finished step in a folder, None where there is none."""
-  path = pathlib.Path(folder)
-  if not path.is_dir():
-    return None
-  return max(ocp.path.step.checkpoint_steps(path.absolute()), default=None)
+  """Returns the newest finished step in a folder, None if there is none.
+
+  Reads names only: whether the step is whole is not known yet.
+  """
+  return max(_steps(folder), default=None)
 
 
 def restore_latest(
   manager: Manager, abstract_state: TrainState
 ) -> tuple[TrainState, dict[str, Any]] | None:
-  """Returns state and meta of the newest step that is whole; None if none exists.
+  """Returns state and meta of the newest whole step, None if there are no steps.
 
-  Steps that cannot be read are warned of and, once an older one has been read,
-  renamed to `<step>.damaged`: they are no longer in the way of being saved again.
+  Steps that cannot be read cause a warning. Once an older one has been read, they are
+  renamed to `<step>.damaged`, so that the same step can be saved again.
 
   Args:
-    manager: From `open_manager`.
-    abstract_state: Shapes, dtypes and shardings to restore into; see
+    manager: Manager from `open_manager`.
+    abstract_state: Shapes, dtypes and shardings to restore into, from
       `sharding.place`.
 
   Raises:
@@ -200,21 +179,21 @@ def restore_before(
   *,
   in_place_of: TrainState | None = None,
 ) -> tuple[TrainState, dict[str, Any]] | None:
-  """Returns state and meta of a step to roll back to, and deletes the later ones.
+  """Returns state and meta of the step to roll back to, and deletes later steps.
 
-  That is the newest whole one below `step` that `every` divides. So it does not depend
-  on where runs were stopped and saved in between, and a run that was interrupted
-  rolls back to where an uninterrupted one does.
+  That is the newest whole step below `step` that `every` divides. It does not depend
+  on where runs were stopped and saved in between, so an interrupted run rolls back to
+  the same step as an uninterrupted one.
 
   Args:
-    manager: From `open_manager`, with the same `every`.
-    abstract_state: As in `restore_latest`.
-    step: Steps from here on are of no use.
+    manager: Manager from `open_manager`, opened with the same `every`.
+    abstract_state: Shapes, dtypes and shardings, as for `restore_latest`.
+    step: First step that is no longer wanted.
     every: Updates between regular checkpoints.
-    in_place_of: A state that is of no more use; its memory is given free first.
+    in_place_of: State that is no longer needed; its memory is freed first.
 
   Returns:
-    None if there is no such step: the run has to begin again.
+    State and meta; None if there is no such step and the stage has to start over.
   """
   finish(manager)
   jax.tree.map(lambda x: x.delete(), in_place_of)
@@ -226,22 +205,27 @@ def restore_before(
   return restored
 
 
-def _restore(manager: Manager, abstract_state: TrainState, steps: Iterable[int]):
-  """State and meta of the newest of some steps that is whole; None of no steps."""
+def _restore(
+  manager: Manager, abstract_state: TrainState, steps: Iterable[int]
+) -> tuple[TrainState, dict[str, Any]] | None:
+  """Returns state and meta of the newest whole step among some, None if none given."""
   args = ocp.args.Composite(
     **{
       STATE: ocp.args.StandardRestore(abstract_state),
       META: ocp.args.JsonRestore(),
     }
   )
-  found = _first_whole(
-    manager, sorted(steps, reverse=True), lambda step: manager.restore(step, args=args)
+  found = damage.first_whole(
+    manager.directory,
+    sorted(steps, reverse=True),
+    lambda step: manager.restore(step, args=args),
   )
   if found is None:
     return None
-  restored, damaged = found
-  _set_aside(manager, damaged)
-  return restored[STATE], restored[META]
+  if found.damaged:
+    damage.set_aside(manager.directory, found.damaged)
+    manager.reload()
+  return found.content[STATE], found.content[META]
 
 
 def restore_ema_params(
@@ -249,17 +233,18 @@ def restore_ema_params(
 ) -> tuple[Params, dict[str, Any]]:
   """Returns the averaged parameters of the newest whole step, and its meta.
 
-  Reads no optimizer state and changes nothing in the folder.
+  Reads no optimizer state and leaves the folder unchanged.
 
   Args:
-    folder: As given to `open_manager`.
+    folder: Folder of the checkpoints, as for `open_manager`.
     abstract_params: Shapes, dtypes and shardings to restore into.
-    best: As `keep_best` of `open_manager`: of the best step in place of the newest.
+    best: Scalar to choose by, as `keep_best` of `open_manager`: reads the best step
+      instead of the newest.
 
   Raises:
     UserError: There is no checkpoint, or none can be read.
   """
-  _check_trained(folder)
+  steps = _steps_to_try(folder, best)
   item = {"ema_params": abstract_params}
   args = ocp.args.Composite(
     **{
@@ -272,173 +257,77 @@ def restore_ema_params(
     }
   )
   with open_manager(folder, read_only=True) as manager:
-    steps = _in_order(manager, best)
-    found = _first_whole(manager, steps, lambda step: manager.restore(step, args=args))
+    found = damage.first_whole(
+      folder, steps, lambda step: manager.restore(step, args=args)
+    )
   assert found is not None
-  restored, _ = found
-  params = restored[STATE]["ema_params"]
-  # What a partial restore does not find, it leaves as it was asked for.
-  is_missing = lambda x: isinstance(x, jax.ShapeDtypeStruct)
+  params = found.content[STATE]["ema_params"]
+  # A partial restore leaves shapes in place of arrays that it does not find.
   if missing := [
     jax.tree_util.keystr(path, simple=True, separator="/")
     for path, x in jax.tree.leaves_with_path(params)
-    if is_missing(x)
+    if isinstance(x, jax.ShapeDtypeStruct)
   ]:
     raise UserError(
       f"the checkpoint in {os.fspath(folder)} has no {missing[0]}"
       f" ({len(missing)} arrays are missing): it is of another version of this model;"
       " choose another --workdir and train it again"
     )
-  return params, restored[META]
+  return params, found.content[META]
 
 
 def read_meta(folder: Folder, *, best: str | None = None) -> tuple[int, dict[str, Any]]:
-  """Returns the newest step and its meta, without reading any array.
+  """Returns the newest step and its meta.
 
-  Any process may ask by itself.
+  Reads one small file and no array, and waits for no other process.
 
   Args:
-    folder: As given to `open_manager`.
-    best: As in `restore_ema_params`.
+    folder: Folder of the checkpoints, as for `open_manager`.
+    best: Scalar to choose by, as for `restore_ema_params`.
 
   Raises:
     UserError: There is no checkpoint, or no meta can be read.
   """
-  _check_trained(folder)
-  args = ocp.args.Composite(**{META: ocp.args.JsonRestore()})
-  with open_manager(folder, read_only=True, alone=True) as manager:
-    found = _first_whole(
-      manager,
-      _in_order(manager, best),
-      lambda step: (step, manager.restore(step, args=args)[META]),
-    )
+  found = damage.first_whole(
+    folder,
+    _steps_to_try(folder, best),
+    lambda step: (step, _read_json(folder, step, META)),
+  )
   assert found is not None
-  return found[0]
+  return found.content
 
 
-def _check_trained(folder: Folder) -> None:
-  if latest_step(folder) is None:
+def _steps(folder: Folder) -> list[int]:
+  """Returns the finished steps in a folder, which may be missing."""
+  return ocp.path.step.checkpoint_steps(pathlib.Path(folder).absolute())
+
+
+def _steps_to_try(folder: Folder, best: str | None) -> list[int]:
+  """Returns all steps, newest first; or the ranked ones only, best first."""
+  steps = sorted(_steps(folder), reverse=True)
+  if not steps:
     raise UserError(f"no checkpoint in {os.fspath(folder)}: train this stage first")
-
-
-def _value(scalars: Mapping[str, float] | None, keep_best: str) -> float:
-  """How good a step is: the higher the better, -inf where it is not known."""
-  value = (scalars or {}).get(keep_best.removeprefix("-"), -math.inf)
-  return -value if keep_best.startswith("-") and math.isfinite(value) else value
-
-
-def _preserved(max_to_keep: int, every: int, keep_best: str):
-  """Which steps stay; see `open_manager`."""
-  policies: list[Any] = [checkpoint_managers.LatestN(max_to_keep)]
-  if every:
-    policies.append(checkpoint_managers.EveryNSteps(every, max_to_keep=1))
-  if keep_best:
-    best = checkpoint_managers.BestN(
-      get_metric_fn=lambda scalars: _value(scalars, keep_best),
-      n=1,
-      keep_checkpoints_without_metrics=False,
-    )
-    policies.append(best)
-  return checkpoint_managers.AnyPreservationPolicy(policies)
-
-
-def _in_order(manager: Manager, best: str | None) -> list[int]:
-  """Steps to try, the newest first; or the best first, and only those ranked."""
-  steps = sorted(manager.all_steps(), reverse=True)
   if best is None:
     return steps
-  values = {step: _value(manager.metrics(step), best) for step in steps}
-  if not (ranked := [step for step in steps if math.isfinite(values[step])]):
+  ranked = retention.best_first({step: _scalars(folder, step) for step in steps}, best)
+  if not ranked:
     raise UserError(
-      f"no best checkpoint in {manager.directory}: config.run.keep_best={best!r} has"
+      f"no best checkpoint in {os.fspath(folder)}: config.run.keep_best={best!r} has"
       " to name a scalar of scalars.jsonl while the stage is trained, with a '-' before"
       " it where lower is better; or choose --config.sample.checkpoint=latest"
     )
-  return sorted(ranked, key=lambda step: values[step], reverse=True)
+  return ranked
 
 
-def _first_whole(
-  manager: Manager, steps: Iterable[int], restore_fn: Callable[[int], Any]
-) -> tuple[Any, list[int]] | None:
-  """Returns what `restore_fn` gives for the first of some steps that it can read.
-
-  And the steps before it that it could not.
-  """
-  damaged: list[int] = []
-  reason, restored = "", None
-  for step in steps:
-    try:
-      restored = restore_fn(step)
-      break
-    except Exception as e:  # Damage shows as any error at all.
-      reason = reason or _first_line(e)
-      manager.has_failed_reads = True
-      damaged.append(step)
-  if restored is not None:
-    if damaged:
-      logging.warning(
-        "checkpoint of step %s in %s cannot be read (%s); using step %d instead",
-        ", ".join(map(str, damaged)),
-        manager.directory,
-        reason,
-        step,
-      )
-    return restored, damaged
-  if damaged:
-    raise UserError(
-      f"no checkpoint in {manager.directory} can be read (step {damaged[0]}:"
-      f" {reason}); delete that folder to start this stage again"
-    )
-  return None
-
-
-def _set_aside(manager: Manager, steps: list[int]) -> None:
-  if not steps:
-    return
-  if jax.process_index() == 0:
-    for step in steps:
-      path = pathlib.Path(manager.directory) / str(step)
-      aside = path.with_name(path.name + DAMAGED)
-      if aside.exists():
-        shutil.rmtree(aside)
-      path.rename(aside)
-  ocp.multihost.sync_global_processes("lamd_jax:set_aside")
-  manager.reload()
-
-
-def _first_line(error: BaseException) -> str:
-  """Returns the root of an error in one line: TensorStore tells whole stories."""
-  while error.__cause__ is not None:
-    error = error.__cause__
-  text = str(error).strip().partition("\n")[0][:200].rstrip(" :.")
-  return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-@contextlib.contextmanager
-def _quiet_about_what_is_raised_anyway() -> Iterator[None]:
-  """Hides the tracebacks that orbax prints of errors that its caller also gets.
-
-  On a full disk each of its threads logs what `save` or `finish` then raise. When
-  one array cannot be read, the reads of all others are left alone: they end later,
-  in threads of TensorStore or in the garbage collector, and raise into nowhere,
-  where Python prints them.
-  """
-  logger, hook = logging.get_absl_logger(), sys.unraisablehook
-
-  def is_news(record):
-    error = record.exc_info[1] if record.exc_info else None
-    is_expected = record.getMessage().startswith("Given directory is read only")
-    return not is_expected and (error is None or not is_full_disk(error))
-
-  def print_news(unraisable):
-    text = str(unraisable.exc_value)
-    if not any(words in text for words in ABANDONED_READ):
-      hook(unraisable)
-
-  logger.addFilter(is_news)
-  sys.unraisablehook = print_news
+def _scalars(folder: Folder, step: int) -> dict[str, float] | None:
+  """Returns the scalars that a step was saved with, None if there are none to read."""
   try:
-    yield
-  finally:
-    logger.removeFilter(is_news)
-    sys.unraisablehook = hook
+    return _read_json(folder, step, SCALARS)
+  except Exception:  # Damage takes the form of any exception; the step is unranked.
+    return None
+
+
+def _read_json(folder: Folder, step: int, item: str) -> dict[str, Any]:
+  """Returns an item that orbax has written as JSON."""
+  path = pathlib.Path(folder) / str(step) / item / FILES[item]
+  return json.loads(path.read_text(encoding="utf-8"))

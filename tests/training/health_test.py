@@ -1,4 +1,4 @@
-"""Updates that are not finite: never applied, named, and what then happens."""
+"""Updates that are not finite: never applied, reported, and then handled by policy."""
 
 import functools
 import math
@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from lamd_jax.training import health, optimizer
+from lamd_jax.training import health, optimizer, reader, sharding
 from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import UserError
@@ -26,7 +26,7 @@ PARAMS = {
 
 def loss_fn(stage, params, batch, key):
   hidden = batch["x"] @ params["a"]["kernel"] + params["a"]["bias"]
-  # The root's slope is infinite at zero, where `root` is 0: its value is not.
+  # Where `root` is 0, the root has an infinite slope but a finite value.
   root = jnp.sum(jnp.sqrt(params["b"]["c"]["scale"] * batch["root"]))
   return jnp.mean(jnp.square(hidden)) + root + jax.random.normal(key), {}
 
@@ -40,7 +40,7 @@ def bad_batch(kind):
   batch = batch_at(99)
   if kind == "loss":
     batch["x"][1, 0] = np.nan
-  else:  # The slope of a root is infinite at zero, and zero times that is no number.
+  else:  # A zero times the infinite slope of the root is NaN.
     batch["root"] = np.float32(0)
   return batch
 
@@ -49,7 +49,7 @@ train_step = jax.jit(step_lib.make_train_step(loss_fn, TX, ema_decay=0.9))
 
 
 def trained(batches):
-  """State and metrics of every step; None in place of a batch counts a step only."""
+  """Returns state and metrics of every step; for None only the step is counted."""
   state, seen = init_state(PARAMS, TX), []
   for batch in batches:
     if batch is None:
@@ -79,7 +79,7 @@ class GuardTest(parameterized.TestCase):
     for batch in (batch_at(0), bad_batch("loss"), batch_at(1), batch_at(2)):
       state, metrics = step(state, batch, KEY, None)
       seen.append(float(metrics["learning_rate"]))
-    # Of the one that was not made, what it would have been; the next one has the same.
+    # The skipped update logs the rate it would have used; the next one uses it.
     expected = [0.1 * (1 - i / 9) for i in (0, 1, 1, 2)]
     np.testing.assert_allclose(seen, expected, rtol=1e-6)
 
@@ -134,7 +134,7 @@ def watch(policy, locate=lambda step: ""):
 
 @functools.cache
 def metrics_of(kind):
-  """Of a real update on the host."""
+  """Returns the metrics of a real update, on the host."""
   return trained([batch_at(0) if kind == "good" else bad_batch(kind)])[1][0]
 
 
@@ -142,7 +142,67 @@ def window(*kinds, first=1):
   return [(first + i, metrics_of(kind)) for i, kind in enumerate(kinds)]
 
 
+class LocatorTest(absltest.TestCase):
+  """The loss that is computed again is the loss of the update."""
+
+  def setUp(self):
+    super().setUp()
+
+    def open_batches(start_step, **options):
+      return Batches(start_step)
+
+    self.reader = self.enterContext(reader.Reader(open_batches, 4, passed_over=3))
+    mesh = sharding.make_mesh({"context": -1})  # Any batch size will do.
+    compiled = jax.jit(loss_fn)
+
+    def find_module(stage, params, batch, key):
+      self.assertEqual(stage, "stage")
+      return str(float(compiled(None, params, batch, key)[0]))
+
+    self.locate = health.Locator(find_module, "stage", self.reader, mesh, KEY)
+
+  def test_it_takes_the_batch_and_the_key_of_the_update(self):
+    state = init_state(PARAMS, TX).replace(step=jnp.array(4, jnp.int32))
+    for step in (5, 6, 7):
+      params = state.params
+      state, metrics = train_step(state, next(self.reader), KEY, None)
+      again = float(self.locate(step, params))
+      np.testing.assert_allclose(again, metrics["loss"], rtol=1e-6)
+      self.assertEqual(self.reader.step, step)
+
+  def test_a_watch_asks_it_with_the_parameters_it_is_given(self):
+    for _ in range(3):
+      next(self.reader)
+    looking = watch("stop", self.locate)
+    expected = self.locate(6, PARAMS)
+    self.assertNotEqual(expected, self.locate(5, PARAMS))
+    with self.assertRaisesRegex(UserError, f"step 6 of dmg, first in {expected}, "):
+      looking.look(window("good", "loss", first=5), PARAMS)
+
+
+class Batches:
+  """Batches of `batch_at`, by their numbers."""
+
+  def __init__(self, start_step):
+    self.number = start_step
+
+  def __next__(self):
+    self.number += 1
+    # Each entry has rows, as a batch to be placed on devices does.
+    return {"x": batch_at(self.number - 1)["x"], "root": np.ones((4, 1), np.float32)}
+
+  def close(self):
+    pass
+
+
 class WatchTest(parameterized.TestCase):
+  def test_shapes_of_a_state_name_the_same_modules(self):
+    shapes = jax.eval_shape(lambda: init_state(PARAMS, TX))
+    looking = health.Watch("dmg", "stop", shapes, lambda step: "")
+    looking.saw(3, np.array([5]))
+    with self.assertRaisesRegex(UserError, "step 3 of dmg, gradient of b/c, examples"):
+      looking.look(window("gradient", first=3))
+
   def test_the_first_bad_step_of_a_window_is_named_with_its_module_and_examples(self):
     asked = []
     locate = lambda step: asked.append(step) or "encoder/conv (Conv)"
@@ -192,7 +252,7 @@ class WatchTest(parameterized.TestCase):
       self.assertIsNone(looking.look(window(*["loss"] * 9, "good", "loss")))
       self.assertIsNone(looking.look(window(*["loss"] * 8, first=12)))
     self.assertLen(logs.output, 2)
-    self.assertRegex(logs.output[0], "left out, and 9 more since: loss .* at step 1 ")
+    self.assertRegex(logs.output[0], "skipped, and 9 more since: loss .* at step 1 ")
     with self.assertRaisesRegex(UserError, "10 updates in a row .* last 20;"):
       looking.look(window("loss", first=20))
 

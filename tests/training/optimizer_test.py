@@ -21,10 +21,11 @@ def rates(steps, **kwargs):
   return [float(learning_rate_fn(step)) for step in steps]
 
 
-def update(tx, grads, params, num=1):
+def update(tx, grads, params):
+  """Returns parameters after one update for each gradient."""
   state = tx.init(params)
-  for _ in range(num):
-    updates, state = tx.update(grads, state, params)
+  for g in grads:
+    updates, state = tx.update(g, state, params)
     params = {k: params[k] + updates[k] for k in params}
   return params
 
@@ -58,14 +59,15 @@ class LearningRateTest(parameterized.TestCase):
 
 
 class OptimizerTest(parameterized.TestCase):
-  def test_two_updates_of_adam_by_hand(self):
-    tx, _ = optimizer.make_optimizer(9, 0.1, b1=0.8, b2=0.9, clip_norm=0.0)
-    grads = {"w": jnp.array([3.0, -0.5])}
-    got = update(tx, grads, {"w": jnp.array([1.0, 1.0])}, num=2)
-    g, w, m, v = np.array([3.0, -0.5]), np.ones(2), 0.0, 0.0
-    for i in (1, 2):  # Kingma & Ba 2015, algorithm 1.
-      m, v = 0.8 * m + 0.2 * g, 0.9 * v + 0.1 * g**2
-      w = w - 0.1 * (m / (1 - 0.8**i)) / (np.sqrt(v / (1 - 0.9**i)) + 1e-8)
+  def test_updates_of_adam_by_hand(self):
+    tx, _ = optimizer.make_optimizer(9, 0.1, b1=0.8, b2=0.7, clip_norm=0.0)
+    # With equal gradients both means would equal them, whatever their decays.
+    grads = [np.array([3.0, -0.5]), np.array([-1.0, 4.0]), np.array([0.2, 0.3])]
+    got = update(tx, [{"w": jnp.asarray(g)} for g in grads], {"w": jnp.ones(2)})
+    w, m, v = np.ones(2), 0.0, 0.0
+    for i, g in enumerate(grads, 1):  # Kingma & Ba 2015, algorithm 1.
+      m, v = 0.8 * m + 0.2 * g, 0.7 * v + 0.3 * g**2
+      w = w - 0.1 * (m / (1 - 0.8**i)) / (np.sqrt(v / (1 - 0.7**i)) + 1e-8)
     np.testing.assert_allclose(got["w"], w, rtol=1e-5)
 
   def test_weight_decay_spares_biases_and_scales(self):
@@ -92,7 +94,7 @@ class OptimizerTest(parameterized.TestCase):
   def test_the_rate_of_the_schedule_is_the_rate_of_the_update(self):
     tx, learning_rate_fn = optimizer.make_optimizer(4, 0.1, schedule="linear")
     grads = {"w": jnp.array(1.0)}  # Adam's steps are then one rate each.
-    got = update(tx, grads, {"w": jnp.array(0.0)}, num=3)
+    got = update(tx, [grads] * 3, {"w": jnp.array(0.0)})
     expected = -sum(float(learning_rate_fn(i)) for i in range(3))
     np.testing.assert_allclose(got["w"], expected, rtol=1e-5)
     np.testing.assert_allclose(expected, -0.1 * (1 + 0.75 + 0.5), rtol=1e-5)
@@ -199,6 +201,16 @@ class MuonTest(absltest.TestCase):
       # next unbiased mean, 0.1 g / (1 - 0.9^2), and 0.1 of g / (1 - 0.9).
       length = 0.1 * (0.9 * 0.1 / (1 - 0.9**2) + 1.0)
       np.testing.assert_allclose(update, -length * np.sign(g), rtol=1e-3)
+
+  def test_adam_in_it_has_the_decays_that_are_asked_for(self):
+    grads = [np.array([3.0, -0.5]), np.array([-1.0, 4.0]), np.array([0.2, 0.3])]
+    got = self.updates([{"bias": jnp.asarray(g)} for g in grads], b1=0.6, b2=0.7)
+    m = v = 0.0
+    for i, g in enumerate(grads, 1):  # Dozat 2016, with one decay for all updates.
+      m, v = 0.6 * m + 0.4 * g, 0.7 * v + 0.3 * g**2
+      ahead = 0.6 * m / (1 - 0.6 ** (i + 1)) + 0.4 * g / (1 - 0.6**i)
+      expected = -0.1 * ahead / (np.sqrt(v / (1 - 0.7**i)) + 1e-8)
+      np.testing.assert_allclose(got[i - 1]["bias"], expected, rtol=1e-5)
 
   def test_weight_decay_acts_on_kernels_alone(self):
     params = {"kernel": jnp.full((6, 8), 2.0), "bias": jnp.full((6, 8), 2.0)}
