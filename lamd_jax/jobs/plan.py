@@ -23,13 +23,13 @@ import jax
 
 from lamd_jax.experiment import program
 from lamd_jax.experiment import workdir as workdir_lib
-from lamd_jax.systems import autoencoder, build
+from lamd_jax.systems import autoencoder, networks
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import flops, sharding
 from lamd_jax.types import Config, Params, UserError
 
 PLAN = "plan.json"
-REMAT = tuple(build.POLICIES)  # From the most memory to the least.
+REMAT = tuple(networks.POLICIES)  # From the most memory to the least.
 
 
 @dataclasses.dataclass(frozen=True)
