@@ -896,6 +896,24 @@ MISTAKES = [
     ("lists as fields", "key: _plain(value) for", "key: value for"),
   ),
   *_mistakes(
+    "config.py",
+    ("all devices for parameters", "dict(data=-1, fsdp=1,", "dict(data=1, fsdp=-1,"),
+    tests="tests/configs_test.py",
+  ),
+  *_mistakes(
+    "systems/lamd/smoke.py",
+    ("a smoke run of hours", "dict(steps=10,", "dict(steps=100_000,"),
+    ("the data of the paper", 'name="shapes"', 'name="video_folder"'),
+    ("a key that nothing reads", "samples_per_clip=2", "samples_per_clips=2"),
+    tests="tests/configs_test.py",
+  ),
+  *_mistakes(
+    "systems/vdm/smoke.py",
+    ("a smoke run of hours", "update(steps=10,", "update(steps=100_000,"),
+    ("fewer frames than videos have", "max_frames=num_frames", "max_frames=1"),
+    tests="tests/configs_test.py",
+  ),
+  *_mistakes(
     "systems/networks.py",
     ("any remat", 'check_choice(config.run.remat, POLICIES, "run.remat")', "pass"),
     ("any dtype", 'check_choice(config.compute_dtype, DTYPES, "compute_dtype")',
