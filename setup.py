@@ -49,6 +49,8 @@ setup(
     "einops>=0.8",
     "flax>=0.12",
     "grain>=0.2.13",
+    # tensorflow-datasets imports it (core/dataset_builder.py) without declaring it.
+    "importlib-resources>=6",
     "jax>=0.10,<0.13",
     "jaxtyping>=0.3",
     "matplotlib>=3.9",

@@ -8,6 +8,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
+import ml_collections
 
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.jobs import train
@@ -51,6 +52,13 @@ def load(name, arg=""):
   return config
 
 
+def keys(node, path=""):
+  """Paths of all values below a block."""
+  if not isinstance(node, ml_collections.ConfigDict):
+    return {path}
+  return set().union(*(keys(value, f"{path}.{key}") for key, value in node.items()))
+
+
 @functools.cache
 def shapes(name, arg):
   """Parameters, loss and metrics of each stage, as shapes: computes nothing."""
@@ -86,6 +94,21 @@ class ConfigsTest(parameterized.TestCase):
       train.check(config)
     system = "vdm" if name.startswith("vdm") else "lamd"
     self.assertEqual(workdir_lib._plain(config)["system"], system)
+
+  @parameterized.parameters(ALL)
+  def test_an_overlay_changes_values_and_adds_no_key(self, name, arg):
+    full, other = load(name), load(name, arg)
+    self.assertEqual(set(other), set(full))
+    for block in {*full} - {"data"}:  # Another data set has other keys.
+      self.assertEqual(keys(other[block]), keys(full[block]), block)
+
+  @parameterized.parameters(ALL)
+  def test_how_it_is_run_is_the_same_everywhere(self, name, arg):
+    config = load(name, arg)
+    mesh = {"data": -1, "fsdp": 1, "tensor": 1, "context": 1}
+    self.assertEqual(config.mesh.to_dict(), mesh)
+    names = {"remat", "on_nonfinite", "keep_best", "log_examples", "wandb"}
+    self.assertEqual(set(config.run), names)
 
   @parameterized.parameters("natops", "mug", "cater_gen", "landscape")
   def test_the_paper_size_of_the_generator_holds_for_every_data_set(self, name):

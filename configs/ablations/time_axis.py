@@ -1,43 +1,34 @@
 r"""LaMD, ablation of the time axis of the motion latent: reconstruction alone.
 
-Trains the first stage on BAIR and measures what it reconstructs:
+Trains the first stage on BAIR and measures its reconstructions:
 
     python -m lamd_jax.main --config=configs/ablations/time_axis.py:frames=4 \
       --config.data.data_dir=DIR
 
 `mini=shapes` and `mini=bair` are for two cores of a laptop, at 32x32, some minutes
-each; `:smoke` goes through everything in a minute. All of `configs/ablations`, in a
-table: `tests/benchmarks/lamd_ablations.py`.
+each; `:smoke` goes through everything in a minute. `tests/benchmarks/lamd_ablations.py`
+runs all of `configs/ablations` and prints a table.
 
-`frames` is L / r_t, how many steps in time the latent has; 1 is the paper's choice. How
-many it compared with is not known; 4 of 16 here.
+`frames` is L / r_t, the number of steps in time that the latent has; 1 is the paper's
+choice. The number that it compared with is not known; 4 of 16 here.
 
 Paper: Hu et al. 2023, arXiv:2304.11603, ablation of motion capacity on BAIR, FVD of
-reconstructions with time 44.28, without 36.05. Expected: not measured.
+reconstructions with time 44.28, without 36.05. Expected: not measured yet.
 """
 
 import ml_collections
 
-from lamd_jax.config import parse_arg
+from lamd_jax.config import experiment_config, parse_arg
+from lamd_jax.systems.lamd import smoke
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the configuration; see the module docstring."""
   args = parse_arg(arg, smoke=False, mini=("", "shapes", "bair"), frames=1)
-  smoke, mini = args["smoke"], args["mini"]
-
-  def pick(full, for_mini, for_smoke):
-    return for_smoke if smoke else for_mini if mini else full
-
-  config = ml_collections.ConfigDict()
+  config = experiment_config()
   config.system = "lamd"
   config.seed = 0
-  config.compute_dtype = pick("bfloat16", "float32", "float32")
-  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
-  # How it is run, not what is learned: configs/README.md.
-  config.run = dict(
-    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
-  )
+  config.compute_dtype = "bfloat16"
 
   config.data = dict(
     name="tfds",
@@ -46,69 +37,71 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     image_key="image_main",
     num_frames=16,
     frame_stride=1,
-    resolution=pick(64, 32, 16),
+    resolution=64,
   )
-  if smoke or mini == "shapes":
-    config.data = dict(
-      name="shapes",
-      num_frames=16,
-      frame_stride=1,
-      resolution=pick(64, 32, 16),
-      num_train=pick(0, 4096, 16),
-      num_eval=pick(0, 128, 4),
-    )
 
   config.stages = ("mcd_vae",)
   config.mcd_vae = dict(
     model=dict(
       motion_channels=3,
       latent_frames=args["frames"],
-      content_channels=pick(512, 64, 16),
-      encoder_channels=pick((128, 256, 512), (24, 32, 64), (8, 8, 16)),
-      motion_encoder_channels=pick((64, 128, 256), (8, 24, 48), (4, 8, 16)),
-      decoder_channels=pick((64, 128, 256), (24, 48, 64), (4, 8, 16)),
-      encoder_blocks=pick(2, 1, 1),
-      decoder_blocks=pick((2, 2, 2), (0, 1, 1), (0, 1, 1)),
-      kernels=pick(
-        ((3, 3, 3), (3, 3, 3)), ((1, 3, 3), (3, 1, 1)), ((1, 3, 3), (3, 1, 1))
-      ),
+      content_channels=512,
+      encoder_channels=(128, 256, 512),
+      motion_encoder_channels=(64, 128, 256),
+      decoder_channels=(64, 128, 256),
+      encoder_blocks=2,
+      decoder_blocks=(2, 2, 2),
+      kernels=((3, 3, 3), (3, 3, 3)),
     ),
-    loss=dict(
-      kl_weight=1e-2,
-      kl_reduction="latents",
-      perceptual=pick("lpips_vgg", "none", "none"),
-    ),
+    loss=dict(kl_weight=1e-2, kl_reduction="latents", perceptual="lpips_vgg"),
     adversary=dict(
-      start=pick(50_000, 0, 5),
-      weight=pick(0.5, 0.0, 0.5),  # 0: none.
+      start=50_000,
+      weight=0.5,
       form="hinge",
-      model=dict(
-        channels=pick((64, 128, 256, 512), (8, 16), (4, 8)),
-        frame_strides=pick((2, 2, 2), (2,), (2,)),
-      ),
+      model=dict(channels=(64, 128, 256, 512), frame_strides=(2, 2, 2)),
     ),
-    train=dict(
-      steps=pick(200_000, 800, 10),
-      batch_size=pick(32, 4, 4),
-      accumulate=1,
-      optimizer=pick("adam", "muon", "muon"),
-      learning_rate=pick(1e-4, 3e-3, 3e-3),
-      warmup_steps=pick(1000, 50, 5),
-      schedule=pick("constant", "cosine", "cosine"),
-      b1=pick(0.5, 0.9, 0.9),
-      b2=pick(0.9, 0.99, 0.99),
-      ema_decay=pick(0.999, 0.99, 0.99),
-      log_every=pick(100, 20, 5),
-      checkpoint_every=pick(5000, 400, 5),
-      sample_every=0,
-    ),
+    train=dict(steps=200_000, batch_size=32, accumulate=1),
+  )
+  config.mcd_vae.train.update(optimizer="adam", learning_rate=1e-4, b1=0.5, b2=0.9)
+  config.mcd_vae.train.update(warmup_steps=1000, schedule="constant", ema_decay=0.999)
+  config.mcd_vae.train.update(log_every=100, checkpoint_every=5000, sample_every=0)
+
+  config.sample = dict(checkpoint="latest", batch_size=64)
+  config.evaluate = dict(
+    num_clips=256,
+    samples_per_clip=1,
+    metrics=("fvd", "kvd", "ssim"),
+    weights="weights",  # Folder of the networks that other metrics than FVD need.
   )
 
-  config.sample = dict(checkpoint="latest", batch_size=pick(64, 16, 4))
-  config.evaluate = dict(
-    num_clips=pick(256, 128, 4),
-    samples_per_clip=1,
-    metrics=pick(("fvd", "kvd", "ssim"), (), ("motion",)),
-    weights="weights",  # A folder with networks other than I3D, if metrics need them.
-  )
+  if args["mini"] or args["smoke"]:
+    config.compute_dtype = "float32"
+    config.data.resolution = 32
+    if args["mini"] == "shapes":
+      config.data = dict(name="shapes", num_frames=16, frame_stride=1, resolution=32)
+      config.data.update(num_train=4096, num_eval=128)
+    config.mcd_vae.model.update(
+      content_channels=64,
+      encoder_channels=(24, 32, 64),
+      motion_encoder_channels=(8, 24, 48),
+      decoder_channels=(24, 48, 64),
+      encoder_blocks=1,
+      decoder_blocks=(0, 1, 1),
+      kernels=((1, 3, 3), (3, 1, 1)),
+    )
+    config.mcd_vae.loss.perceptual = "none"
+    config.mcd_vae.adversary.update(start=0, weight=0.0)  # No adversary.
+    config.mcd_vae.adversary.model.update(channels=(8, 16), frame_strides=(2,))
+    config.mcd_vae.train.update(steps=800, batch_size=4)
+    config.mcd_vae.train.update(optimizer="muon", learning_rate=3e-3, b1=0.9, b2=0.99)
+    config.mcd_vae.train.update(warmup_steps=50, schedule="cosine", ema_decay=0.99)
+    config.mcd_vae.train.update(log_every=20, checkpoint_every=400)
+    config.sample.batch_size = 16
+    config.evaluate.update(num_clips=128, metrics=())
+  if args["smoke"]:
+    smoke.shrink(config)
+    config.data.update(num_train=16)
+    config.mcd_vae.adversary.weight = 0.5
+    config.mcd_vae.train.sample_every = 0
+    config.evaluate.update(num_clips=4, samples_per_clip=1)
   return config

@@ -23,13 +23,13 @@ import jax
 from lamd_jax.experiment import program, trained
 from lamd_jax.experiment.run import Run, make_run
 from lamd_jax.files import writing
-from lamd_jax.systems import build
+from lamd_jax.systems import networks
 from lamd_jax.systems.stage import Stage
 from lamd_jax.training import flops, sharding
 from lamd_jax.types import UserError
 
 PLAN = "plan.json"
-REMAT = tuple(build.POLICIES)  # From the most memory to the least.
+REMAT = tuple(networks.POLICIES)  # From the most memory to the least.
 
 
 @dataclasses.dataclass(frozen=True)

@@ -288,14 +288,7 @@ def _open(
     reader = stack.enter_context(
       Reader(open_batches, first, meta.get("passed_over", 0))
     )
-    find_module = make_probe()
-
-    def locate(bad: int, params: Params) -> str:
-      """Names the module that a bad update's loss comes from, by its batch again."""
-      batch = sharding.shard_batch(reader.again(bad), run.mesh)
-      key = jax.random.fold_in(step_key, bad - 1)
-      return find_module(stage, params, batch, key)
-
+    locate = health.Locator(make_probe(), stage, reader, run.mesh, step_key)
     session = _Session(
       run=run,
       name=name,

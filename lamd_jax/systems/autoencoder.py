@@ -1,84 +1,90 @@
-"""What autoencoders of videos are trained by: L1, perceptual, KL and adversarial terms.
+"""Losses of video autoencoders: L1, perceptual, KL and adversarial terms.
 
-Those of VQGAN (Esser et al. 2020, arXiv:2012.09841) and latent diffusion, on videos,
-as Hu et al. 2023 (arXiv:2304.11603), equation 2, write them:
+The terms of VQGAN (Esser et al. 2020, arXiv:2012.09841) and latent diffusion, applied
+to videos as Hu et al. 2023 (arXiv:2304.11603), equation 2, write them:
 
     min over the autoencoder, max over D:  L_GEN + lambda L_GAN
     L_GEN = || x - x^ ||_1 + LPIPS(x, x^) + beta KL(q(z | x) || N(0, I))
     L_GAN = log D(x) + log(1 - D(x^))
 
-lambda follows the gradients that the two terms have at the last layer.
+lambda adapts to the gradients of the two terms at the last layer.
 """
 
 from collections.abc import Callable
 import dataclasses
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lamd_jax.config import Range
 from lamd_jax.models.perceptual import LPIPS, I3DDistance
 from lamd_jax.models.vgg import VGG16
 from lamd_jax.types import Metrics, Params, PRNGKey, UserError
 
-KL_REDUCTIONS = ("latents", "pixels")
-FORMS = ("hinge", "log")
+Form = Literal["hinge", "log"]
 DISTANCES = {"lpips_vgg": LPIPS(VGG16()), "i3d": I3DDistance()}
 MAX_LAMBDA = 1e4
 
 
 @dataclasses.dataclass(frozen=True)
 class Losses:
-  """What is added up without an adversary.
+  """Terms of the loss other than the adversarial one.
 
   Attributes:
-    kl_weight: beta.
-    kl_reduction: What the KL of a clip, in nats, is divided by: "latents", the number
-      of entries of its latent; or "pixels", that of its pixel values, as in latent
-      diffusion's code, which sums both terms. That weighs it some hundred times less,
-      and then a beta of 1e-2 keeps no appearance out of LaMD's motion
+    kl_weight: The paper's beta.
+    kl_reduction: The divisor of a clip's KL, which is in nats: "latents", the number of
+      entries of its latent; or "pixels", the number of its pixel values, as in latent
+      diffusion's code, which sums both terms. "pixels" weighs the KL some hundred times
+      less, and then a beta of 1e-2 keeps no appearance out of LaMD's motion
       (`configs/README.md`).
-    perceptual: A distance of videos by a frozen network: "lpips_vgg", the paper's; or
-      "i3d", which is not LPIPS, but sees motion, and costs far less on small machines.
-    perceptual_weight: Of it.
-    perceptual_frames: Of LPIPS: frames of each clip, drawn at random; 0 for all.
-    perceptual_weights: Of LPIPS: a folder with files of one's own; "" for the package.
+    perceptual: The frozen network that measures a perceptual distance of videos:
+      "lpips_vgg", the paper's; or "i3d", which is not LPIPS, but sees motion and costs
+      far less on small machines.
+    perceptual_weight: Weight of the perceptual term.
+    perceptual_frames: Number of frames, drawn at random from each clip, that LPIPS
+      compares; 0 for all.
+    perceptual_weights: Folder with your own weight files for LPIPS; "" for those of the
+      installed package.
   """
 
-  kl_weight: float
-  kl_reduction: str = "latents"
-  perceptual: str = "none"
-  perceptual_weight: float = 1.0
+  kl_weight: Annotated[float, Range(0)]
+  kl_reduction: Literal["latents", "pixels"] = "latents"
+  perceptual: Literal["none", "lpips_vgg", "i3d"] = "none"
+  perceptual_weight: Annotated[float, Range(0)] = 1.0
   perceptual_frames: int = 0
   perceptual_weights: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
 class Adversary:
-  """How a discriminator takes part.
+  """Settings of adversarial training.
 
   Attributes:
-    start: The first step it takes part in; before, it costs nothing.
-    weight: Of the adversarial gradient at the last layer, as a share of that of L1
-      and perceptual terms; 0 for no adversary.
-    form: "log" is the paper's equation; "hinge" what its code's kin use.
+    start: First step that involves the discriminator; before it, it costs nothing.
+    weight: Size of the adversarial gradient at the last layer, as a fraction of that of
+      the L1 and perceptual terms; 0 for no adversary.
+    form: "log" is the paper's equation; "hinge" is used by code of the same family.
   """
 
-  start: int
-  weight: float = 0.5
-  form: str = "hinge"
+  start: Annotated[int, Range(0)]
+  weight: Annotated[float, Range(0)] = 0.5
+  form: Form = "hinge"
 
 
 def check_losses(losses: Losses, where: str, num_frames: int, resolution: int) -> None:
-  """Raises a `UserError` for values no training could use."""
-  known_names = {"kl_reduction": KL_REDUCTIONS, "perceptual": ("none", *DISTANCES)}
-  for name, known in known_names.items():
-    if (value := getattr(losses, name)) not in known:
-      raise UserError(f"{where}.{name}={value!r}; known: {', '.join(known)}")
-  for name in ("kl_weight", "perceptual_weight"):
-    if getattr(losses, name) < 0:
-      raise UserError(f"{where}.{name}={getattr(losses, name)}: expected 0 or more")
+  """Checks the perceptual term against the clips it will see.
+
+  Args:
+    losses: The terms of the loss.
+    where: Their path in the configuration, for messages.
+    num_frames: Frames of a clip.
+    resolution: Height and width of a frame.
+
+  Raises:
+    UserError: LPIPS cannot look at as many frames, or at frames this small.
+  """
   if not 0 <= losses.perceptual_frames <= num_frames:
     raise UserError(
       f"{where}.perceptual_frames={losses.perceptual_frames}: expected 1 to"
@@ -91,15 +97,6 @@ def check_losses(losses: Losses, where: str, num_frames: int, resolution: int) -
     )
 
 
-def check_adversary(adversary: Adversary, where: str) -> None:
-  """Raises a `UserError` for values no training could use."""
-  if adversary.form not in FORMS:
-    raise UserError(f"{where}.form={adversary.form!r}; known: {', '.join(FORMS)}")
-  for name in ("start", "weight"):
-    if getattr(adversary, name) < 0:
-      raise UserError(f"{where}.{name}={getattr(adversary, name)}: expected 0 or more")
-
-
 def reconstruction_loss(
   losses: Losses,
   perceptual_params: Params,
@@ -107,21 +104,21 @@ def reconstruction_loss(
   video: Float[Array, "b f h w 3"],
   key: PRNGKey,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Mean absolute error of pixels in [-1, 1], plus the weighted perceptual distance.
+  """Returns the L1 error of pixels in [-1, 1] plus the weighted perceptual distance.
 
   Args:
-    losses: Which terms.
-    perceptual_params: Of the frozen network; None where there is none.
-    decoded: x^.
-    video: x.
-    key: Chooses frames.
+    losses: The terms of the loss.
+    perceptual_params: Parameters of the frozen network; None where there is none.
+    decoded: The reconstruction, x^.
+    video: The original, x.
+    key: Draws the frames that LPIPS compares.
   """
   l1 = jnp.mean(jnp.abs(decoded - video))
   metrics = {"l1": l1}
   if losses.perceptual == "none":
     return l1, metrics
   module = DISTANCES[losses.perceptual]
-  if losses.perceptual == "lpips_vgg":  # Of images.
+  if losses.perceptual == "lpips_vgg":  # It compares images.
     b, f = video.shape[:2]
     if num := losses.perceptual_frames:
       draw = lambda key: jax.random.choice(key, f, (num,), replace=False)
@@ -137,35 +134,35 @@ def reconstruction_loss(
 def kl_loss(
   losses: Losses, kl: Float[Array, " b"], pixel_values: int, latent_values: int
 ) -> Float[Array, ""]:
-  """The weighted KL.
+  """Returns the weighted KL, averaged over clips.
 
   Args:
-    losses: Which reduction.
-    kl: Of each clip, in nats.
-    pixel_values: Of a clip.
-    latent_values: Of its latent.
+    losses: The weight and the reduction.
+    kl: KL of each clip, in nats.
+    pixel_values: Number of pixel values of a clip.
+    latent_values: Number of entries of its latent.
   """
   by = pixel_values if losses.kl_reduction == "pixels" else latent_values
   return losses.kl_weight * jnp.mean(kl) / by
 
 
-def generator_loss(form: str, fake: Float[Array, "b ..."]) -> Float[Array, ""]:
-  """What the autoencoder minimizes: -D(x^), or the equation's log(1 - D(x^)).
+def generator_loss(form: Form, fake: Float[Array, "b ..."]) -> Float[Array, ""]:
+  """Returns the autoencoder's adversarial loss: -D(x^), or log(1 - D(x^)).
 
   Args:
-    form: See `Adversary`.
+    form: The form of the adversarial loss, as in `Adversary`.
     fake: Logits of reconstructions.
   """
   return -jnp.mean(fake if form == "hinge" else jax.nn.softplus(fake))
 
 
 def critic_loss(
-  form: str, real: Float[Array, "b ..."], fake: Float[Array, "b ..."]
+  form: Form, real: Float[Array, "b ..."], fake: Float[Array, "b ..."]
 ) -> Float[Array, ""]:
-  """What the discriminator minimizes: half the sum over real and fake.
+  """Returns the discriminator's loss: half the sum over real and fake.
 
   Args:
-    form: See `Adversary`.
+    form: The form of the adversarial loss, as in `Adversary`.
     real: Logits of clips.
     fake: Logits of reconstructions.
   """
@@ -186,7 +183,7 @@ def adversarial_gradients(
   adversary: Adversary,
   step: Int[Array, ""],
 ) -> tuple[Array, Metrics, Params, Array]:
-  """The gradient of all terms, with an adaptive lambda, in one backward pass.
+  """Computes the gradient of all terms, with an adaptive lambda, in one backward pass.
 
   lambda = w || dL_rec / dW || / (|| dL_GAN / dW || + 1e-4), where W is the kernel of
   the last layer and L_rec the L1 and perceptual terms: VQGAN, equation 7. The two
@@ -194,18 +191,18 @@ def adversarial_gradients(
   layer alone they give lambda, and their weighted sum goes on through the rest.
 
   Args:
-    to_features: From parameters to the input of the last layer, and the posterior.
-    to_pixels: From parameters and that input to the video.
-    params: Of the autoencoder.
-    last_layer: Where in `params` that layer is.
-    reconstruction_fn: From the video to L_rec and metrics.
-    prior_fn: From the posterior to the weighted KL.
-    adversarial_fn: From the video to L_GAN.
-    adversary: How strong, and from which step on.
-    step: Of this update, from 0.
+    to_features: Maps parameters to the input of the last layer, and the posterior.
+    to_pixels: Maps parameters and that input to the video.
+    params: Parameters of the autoencoder.
+    last_layer: Name of the last layer in `params`.
+    reconstruction_fn: Maps the video to L_rec and metrics.
+    prior_fn: Maps the posterior to the weighted KL.
+    adversarial_fn: Maps the video to L_GAN.
+    adversary: The adversary's weight and first step.
+    step: Number of this update, from 0.
 
   Returns:
-    L_rec and KL; metrics; the gradient; the video.
+    The sum of L_rec and KL; metrics; the gradient; the video.
   """
   (features, posterior), pull_features = jax.vjp(to_features, params)
   last = {last_layer: params[last_layer]}

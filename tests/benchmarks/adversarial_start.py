@@ -25,7 +25,7 @@ from lamd_jax.data import pipeline, sources
 from lamd_jax.experiment import pretrained
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.systems.build import apply
+from lamd_jax.systems.networks import apply
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.training import optimizer, step
 from lamd_jax.training.state import init_adversarial_state

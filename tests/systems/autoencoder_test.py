@@ -1,10 +1,14 @@
 """Losses of autoencoders against closed forms, their gradient against autodiff."""
 
+import dataclasses
+from typing import get_args
+
 from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from lamd_jax.config import build
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems.autoencoder import Adversary, Losses
 from lamd_jax.types import UserError
@@ -179,22 +183,30 @@ class GradientTest(parameterized.TestCase):
 class CheckTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(kl_reduction="sum"), "kl_reduction='sum'; known: latents, pixels"),
+    (dict(kl_weight=-1e-2), "kl_weight=-0.01: expected 0 or more"),
     (dict(perceptual="lpips"), "perceptual='lpips'; known: none, lpips_vgg, i3d"),
     (dict(perceptual_frames=9), "perceptual_frames=9: expected 1 to 8"),
+    (dict(perceptual_frames=-1), "perceptual_frames=-1: expected 1 to 8"),
     (dict(perceptual="lpips_vgg"), "needs frames of 16 .* data.resolution is 8"),
     (dict(perceptual_weight=-1.0), "perceptual_weight=-1.0: expected 0 or more"),
   )
   def test_impossible_losses_are_named(self, values, message):
     with self.assertRaisesRegex(UserError, message):
-      autoencoder.check_losses(Losses(1e-2, **values), "a.loss", 8, 8)
+      losses = build(Losses, {"kl_weight": 1e-2, **values}, "a.loss")
+      autoencoder.check_losses(losses, "a.loss", 8, 8)
 
   @parameterized.parameters(
-    (dict(form="wgan"), "form='wgan'; known: hinge, log"),
-    (dict(weight=-0.1), "weight=-0.1: expected 0 or more"),
+    (dict(form="wgan"), "a.form='wgan'; known: hinge, log"),
+    (dict(weight=-0.1), "a.weight=-0.1: expected 0 or more"),
+    (dict(start=-1), "a.start=-1: expected 0 or more"),
   )
   def test_impossible_adversaries_are_named(self, values, message):
     with self.assertRaisesRegex(UserError, message):
-      autoencoder.check_adversary(Adversary(start=1, **values), "a.adversary")
+      build(Adversary, {"start": 1, **values}, "a")
+
+  def test_the_perceptual_distances_are_those_of_the_table(self):
+    (field,) = (f for f in dataclasses.fields(Losses) if f.name == "perceptual")
+    self.assertEqual(get_args(field.type), ("none", *autoencoder.DISTANCES))
 
 
 if __name__ == "__main__":

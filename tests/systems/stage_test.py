@@ -29,7 +29,7 @@ class StageTest(parameterized.TestCase):
     ("sample.num_steps", 1001, "num_steps=1001: .* 1 to 1000 steps"),
     ("sample.eta", 1.5, "sample.eta=1.5: expected 0 to 1"),
     ("compute_dtype", "half", "'half'; known: float32, bfloat16"),
-    ("run.remat", "blocks", "remat is 'blocks'; known: none, elementwise, block"),
+    ("run.remat", "blocks", "remat='blocks'; known: none, elementwise, block"),
   )
   def test_an_impossible_value_is_named_with_what_is_possible(self, key, value, text):
     config = tiny_config.get_config()

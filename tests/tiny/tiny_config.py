@@ -2,21 +2,16 @@
 
 import ml_collections
 
-from lamd_jax.config import parse_arg
+from lamd_jax.config import experiment_config, parse_arg
 
 
 def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   """Returns the configuration; `:steps=6` trains each stage for so many steps."""
   steps = parse_arg(arg, steps=4)["steps"]
-  config = ml_collections.ConfigDict()
+  config = experiment_config()
   config.system = "lamd"
   config.seed = 3
   config.compute_dtype = "float32"
-  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
-  # How it is run, not what is learned: configs/README.md.
-  config.run = dict(
-    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
-  )
   config.data = dict(
     name="shapes",
     num_frames=3,

@@ -9,7 +9,7 @@ import numpy as np
 import tiny_config
 
 from lamd_jax.systems import stage as stage_lib
-from lamd_jax.systems.build import apply
+from lamd_jax.systems.networks import apply
 
 CONFIG = tiny_config.get_config()
 KEY = jax.random.key(11)

@@ -2,18 +2,15 @@
 
 import ml_collections
 
+from lamd_jax.config import experiment_config
+
 
 def get_config() -> ml_collections.ConfigDict:
   """Returns the configuration."""
-  config = ml_collections.ConfigDict()
+  config = experiment_config()
   config.system = "vdm"
   config.seed = 0
   config.compute_dtype = "float32"
-  config.mesh = dict(data=-1, fsdp=1, tensor=1, context=1)
-  # How it is run, not what is learned: configs/README.md.
-  config.run = dict(
-    remat="none", on_nonfinite="stop", keep_best="", log_examples=False, wandb=""
-  )
   config.data = dict(
     name="shapes", num_frames=3, frame_stride=1, resolution=8, num_train=8, num_eval=4
   )

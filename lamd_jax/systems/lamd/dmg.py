@@ -22,14 +22,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
+from lamd_jax.config import build
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
 from lamd_jax.models.mcd_vae import MCDVAE, Content, Posterior
 from lamd_jax.models.word_encoder import WordEncoder
-from lamd_jax.systems.build import OF_JOBS, apply, build, of_computation
 from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.lamd.mcd_vae import make_vae, nearest
+from lamd_jax.systems.networks import OF_JOBS, apply, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError

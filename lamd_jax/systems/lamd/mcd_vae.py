@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lamd_jax.config import build
 from lamd_jax.models.discriminator import VideoDiscriminator
 from lamd_jax.models.mcd_vae import MCDVAE, Posterior
 from lamd_jax.systems import autoencoder
-from lamd_jax.systems.build import apply, build, compute_dtype, of_computation
 from lamd_jax.systems.clip import clip_of
+from lamd_jax.systems.networks import apply, compute_dtype, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
@@ -164,7 +165,6 @@ def make_mcd_vae(config: Config, parts: Mapping[str, Part]) -> MCDVAEStage:
     return MCDVAEStage(model, losses, perceptual_params)
   how = {k: v for k, v in values.adversary.items() if k != "model"}
   adversary = build(autoencoder.Adversary, how, "mcd_vae.adversary")
-  autoencoder.check_adversary(adversary, "mcd_vae.adversary")
   critic = build(
     VideoDiscriminator,
     values.adversary.model,

@@ -19,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from lamd_jax.models.mcd_vae import MCDVAE
-from lamd_jax.systems.build import apply
+from lamd_jax.systems.networks import apply
 from lamd_jax.types import Params, UserError
 
 
