@@ -12,7 +12,7 @@ import ml_collections
 
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.jobs import train
-from lamd_jax.systems import autoencoder
+from lamd_jax.systems import autoencoder, table
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import sharding
 from lamd_jax.types import UserError
@@ -78,7 +78,7 @@ def shapes(name, arg):
       of = jax.ShapeDtypeStruct(shape, "float32")
       init = autoencoder.DISTANCES[kind].init
       earlier["perceptual"] = jax.eval_shape(init, key, of, of)
-    stage = stage_lib.make_stage(config, stage_name, earlier)
+    stage = table.make_stage(config, stage_name, earlier)
     stages[stage_name] = jax.eval_shape(init_and_loss, stage, key, batch)
   return stages
 
@@ -168,7 +168,7 @@ class ConfigsTest(parameterized.TestCase):
   def test_the_rules_place_every_parameter(self, name):
     trees = [params for params, *_ in shapes(name, "").values()]
     config = load(name)
-    first = stage_lib.make_stage(config, config.stages[0], {})
+    first = table.make_stage(config, config.stages[0], {})
     if isinstance(first, stage_lib.AdversarialStage):
       key, batch = jax.random.key(0), workdir_lib.abstract_batch(config)
       trees.append(jax.eval_shape(first.init_critic, key, batch))

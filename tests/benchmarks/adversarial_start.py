@@ -23,7 +23,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 from configs import quickstart
 from lamd_jax.data import pipeline, sources
 from lamd_jax.experiment import pretrained
-from lamd_jax.systems import autoencoder
+from lamd_jax.systems import autoencoder, table
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.systems.networks import apply
 from lamd_jax.systems.pixels import from_uint8
@@ -59,7 +59,7 @@ def main() -> None:
   )
   values = config.mcd_vae.train
   values.steps = args.steps
-  stage = stage_lib.make_stage(
+  stage = table.make_stage(
     config, "mcd_vae", pretrained.perceptual_params(config, "mcd_vae")
   )
   assert isinstance(stage, stage_lib.AdversarialStage)

@@ -37,7 +37,7 @@ import numpy as np
 from configs import quickstart
 from lamd_jax.data import shapes, sources
 from lamd_jax.jobs import train
-from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.training import checkpoint, sharding
 
 STAGE = "mcd_vae"
@@ -134,7 +134,7 @@ def main():
   ):
     mesh = sharding.make_mesh(config.mesh.to_dict())
     source = sources.make_source(config.data.to_dict(), "train")
-    stage = stage_lib.make_stage(config, STAGE, {})
+    stage = table.make_stage(config, STAGE, {})
     folder = pathlib.Path(temporary) / STAGE
     saving = Clock()
     with mock.patch.object(checkpoint, "save", saving.timed(checkpoint.save)):

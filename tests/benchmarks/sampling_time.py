@@ -24,7 +24,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs import bair, vdm_bair
 from lamd_jax.experiment import workdir
-from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 
 LENGTHS = (16, 32, 64, 128)
 STEPS = 200
@@ -56,11 +56,11 @@ def lamd_seconds(config, repeats: int) -> tuple[float, float]:
   batch = {"video": jnp.zeros(workdir.abstract_batch(config)["video"].shape, jnp.uint8)}
   key, earlier = jax.random.key(0), {}
   for name in config.stages:
-    stage = stage_lib.make_stage(config, name, earlier)
+    stage = table.make_stage(config, name, earlier)
     earlier[name] = random_params(jax.eval_shape(stage.init, key, batch))
   sample = jax.jit(lambda stage, params, key: stage.sample(params, batch, key))
   whole = lambda i: sample(stage, earlier["dmg"], jax.random.key(i))
-  autoencoder = stage_lib.make_stage(config, "mcd_vae", {})
+  autoencoder = table.make_stage(config, "mcd_vae", {})
   side, vae = config.data.resolution // 4, autoencoder.model
 
   @jax.jit
@@ -76,7 +76,7 @@ def lamd_seconds(config, repeats: int) -> tuple[float, float]:
 
 def vdm_seconds(config, repeats: int) -> float:
   """Of a call of the network."""
-  stage = stage_lib.make_stage(config, "base", {})
+  stage = table.make_stage(config, "base", {})
   shape = workdir.abstract_batch(config)["video"].shape
   batch = {"video": jnp.zeros(shape, jnp.uint8)}
   params = random_params(jax.eval_shape(stage.init, jax.random.key(0), batch))

@@ -21,6 +21,7 @@ from tiny_lamd import filled
 import tiny_vdm
 
 from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.training import checkpoint, optimizer, sharding
 from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import init_adversarial_state, init_state
@@ -84,7 +85,7 @@ def stage_and_params(name):
   config, earlier = (vdm() if name == "base" else lamd()), {}
   if name == "dmg":
     earlier["mcd_vae"] = stage_and_params("mcd_vae")[1][0]
-  stage = stage_lib.make_stage(config, name, earlier)
+  stage = table.make_stage(config, name, earlier)
   trees = [jax.eval_shape(stage.init, KEY, batch_at(name))]
   if isinstance(stage, stage_lib.AdversarialStage):
     trees.append(jax.eval_shape(stage.init_critic, KEY, batch_at(name)))

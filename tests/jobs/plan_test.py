@@ -15,6 +15,7 @@ import tiny_lamd
 from lamd_jax.experiment import program
 from lamd_jax.jobs import plan
 from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.training import flops, sharding
 
 CONFIG = tiny_config.get_config()
@@ -51,7 +52,7 @@ class Compiler:
 class PlanTest(parameterized.TestCase):
   def test_what_goes_in_is_added_up_from_shapes(self):
     _, params = tiny_lamd.autoencoder()
-    stage = stage_lib.make_stage(CONFIG, "dmg", {"mcd_vae": params})
+    stage = table.make_stage(CONFIG, "dmg", {"mcd_vae": params})
     own = jax.eval_shape(stage.init, tiny_lamd.KEY, tiny_lamd.BATCH)
     found = held("dmg")
     self.assertEqual(found["parameters"], size(own))

@@ -5,6 +5,7 @@ import jax
 import tiny_config
 
 from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.types import UserError
 
 
@@ -12,7 +13,7 @@ class StageTest(parameterized.TestCase):
   @parameterized.parameters("mcd_vae", "dmg")
   def test_what_is_made_is_a_stage_and_a_tree_of_earlier_parameters(self, name):
     params = {"mcd_vae": {"kernel": jax.numpy.ones(3)}}
-    stage = stage_lib.make_stage(tiny_config.get_config(), name, params)
+    stage = table.make_stage(tiny_config.get_config(), name, params)
     self.assertIsInstance(stage, stage_lib.Stage)
     self.assertLen(jax.tree.leaves(stage), int(name == "dmg"))
 
@@ -35,15 +36,15 @@ class StageTest(parameterized.TestCase):
     config = tiny_config.get_config()
     config.update_from_flattened_dict({key: value})
     with self.assertRaisesRegex(UserError, text):
-      stage_lib.make_stage(config, "dmg", {"mcd_vae": {}})
+      table.make_stage(config, "dmg", {"mcd_vae": {}})
 
   def test_an_unknown_stage_lists_those_of_the_system(self):
     with self.assertRaisesRegex(UserError, "'vae'; lamd has mcd_vae, dmg"):
-      stage_lib.make_stage(tiny_config.get_config(), "vae", {})
+      table.make_stage(tiny_config.get_config(), "vae", {})
 
   def test_the_generator_needs_the_autoencoder_before_it(self):
     with self.assertRaisesRegex(UserError, "'dmg' without 'mcd_vae' before it"):
-      stage_lib.make_stage(tiny_config.get_config(), "dmg", {})
+      table.make_stage(tiny_config.get_config(), "dmg", {})
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import tiny_config
 
-from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.systems.networks import apply
 
 CONFIG = tiny_config.get_config()
@@ -26,14 +26,14 @@ def filled(shapes, seed):
 @functools.cache
 def autoencoder():
   """Stage 1 with parameters."""
-  stage = stage_lib.make_stage(CONFIG, "mcd_vae", {})
+  stage = table.make_stage(CONFIG, "mcd_vae", {})
   return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 1)
 
 
 @functools.cache
 def generator():
   """Stage 2 with parameters, around stage 1."""
-  stage = stage_lib.make_stage(CONFIG, "dmg", {"mcd_vae": autoencoder()[1]})
+  stage = table.make_stage(CONFIG, "dmg", {"mcd_vae": autoencoder()[1]})
   return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 2)
 
 
@@ -49,7 +49,7 @@ def configured(condition=None, **sample):
 def conditional(condition, batch, **sample):
   """Stage 2 with a condition, and parameters for batches like this one."""
   config = configured(condition, **sample)
-  stage = stage_lib.make_stage(config, "dmg", {"mcd_vae": autoencoder()[1]})
+  stage = table.make_stage(config, "dmg", {"mcd_vae": autoencoder()[1]})
   return stage, filled(jax.eval_shape(stage.init, KEY, batch), 3)
 
 

@@ -15,14 +15,14 @@ is between, are met by reconstruction guidance through the frozen decoder.
 
 from collections.abc import Callable, Mapping
 import dataclasses
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lamd_jax.config import build
+from lamd_jax.config import Range, build, check_choice
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
@@ -54,10 +54,10 @@ class Sampling:
 
   num_steps: int = 200
   sampler: str = "ddim"
-  eta: float = 0.0
+  eta: Annotated[float, Range(0, 1)] = 0.0
   guidance: float = 1.0
   overlap: int = 1
-  frames_weight: float = 1.0
+  frames_weight: Annotated[float, Range(0)] = 1.0
 
 
 # Name in a configuration -> what a protocol says, and the sampler.
@@ -328,12 +328,9 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
       f" {vae.spatial_factor} times smaller, halved on the {levels} levels of"
       f" dmg.model.channel_mults; nearest: {nearest(resolution, multiple)}"
     )
+  parameterization = config.dmg.diffusion.parameterization
   known = get_args(process.Parameterization)
-  if config.dmg.diffusion.parameterization not in known:
-    raise UserError(
-      f"dmg.diffusion.parameterization is {config.dmg.diffusion.parameterization!r};"
-      f" known: {', '.join(known)}"
-    )
+  check_choice(parameterization, known, "dmg.diffusion.parameterization")
   if model.context_channels % 4:
     raise UserError(
       f"dmg.model.context_channels={model.context_channels} does not divide by 4;"
@@ -354,7 +351,7 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
     model=model,
     vae=vae,
     schedule=schedule,
-    parameterization=config.dmg.diffusion.parameterization,
+    parameterization=parameterization,
     cond_dropout=_condition_values(config).get("dropout", 0.1),
     sampling=sampling,
     vae_params=parts["mcd_vae"].params,
@@ -392,8 +389,6 @@ def _make_condition(config: Config, features: int) -> Condition | None:
 def _check_sampling(how: Sampling, num_frames: int, has_condition: bool) -> None:
   if how.sampler not in SAMPLERS:
     raise UserError(f"sample.sampler is {how.sampler!r}; known: {', '.join(SAMPLERS)}")
-  if not 0 <= how.eta <= 1:
-    raise UserError(f"sample.eta={how.eta}: expected 0 to 1")
   if how.eta and how.sampler != "ddim":
     raise UserError(
       f"sample.eta={how.eta} is of the sampler 'ddim', not of {how.sampler!r}; leave it"
@@ -409,5 +404,3 @@ def _check_sampling(how: Sampling, num_frames: int, has_condition: bool) -> None
       f"sample.overlap={how.overlap}: expected 1 to {num_frames - 1} of {num_frames}"
       " frames"
     )
-  if how.frames_weight < 0:
-    raise UserError(f"sample.frames_weight={how.frames_weight}: expected 0 or more")

@@ -9,14 +9,14 @@ trained for: reconstruction guidance makes it agree with what is known, and
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lamd_jax.config import build
+from lamd_jax.config import Range, build, check_choice
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.unet3d import UNet3D
@@ -48,14 +48,14 @@ class Sampling:
   """
 
   num_steps: int = 256
-  gamma: float = 0.0
-  langevin_delta: float = 0.0
+  gamma: Annotated[float, Range(0, 1)] = 0.0
+  langevin_delta: Annotated[float, Range(0)] = 0.0
   guidance: float = 1.0
   given_frames: int = 0
   overlap: int = 8
   method: Method = "reconstruction"
-  frames_weight: float = 9.0
-  size_weight: float = 4.0
+  frames_weight: Annotated[float, Range(0)] = 9.0
+  size_weight: Annotated[float, Range(0)] = 4.0
 
 
 @struct.dataclass
@@ -285,11 +285,8 @@ def make_base(config: Config, parts: Mapping[str, Part]) -> VDMStage:
       f"condition.kind is {config.condition.kind!r}; known: {', '.join(kinds)}"
     )
   parameterization = config.base.diffusion.parameterization
-  if parameterization not in get_args(process.Parameterization):
-    known = ", ".join(get_args(process.Parameterization))
-    raise UserError(
-      f"base.diffusion.parameterization is {parameterization!r}; known: {known}"
-    )
+  known = get_args(process.Parameterization)
+  check_choice(parameterization, known, "base.diffusion.parameterization")
   if not 0 <= config.condition.dropout <= 1:
     raise UserError(f"condition.dropout={config.condition.dropout}: expected 0 to 1")
   schedule = schedules.make_schedule(config.base.diffusion.schedule)
@@ -305,9 +302,6 @@ def make_base(config: Config, parts: Mapping[str, Part]) -> VDMStage:
 
 
 def _check_sampling(how: Sampling, num_frames: int) -> None:
-  if how.method not in get_args(Method):
-    known = ", ".join(get_args(Method))
-    raise UserError(f"sample.method is {how.method!r}; known: {known}")
   if not 0 <= how.given_frames < num_frames:
     raise UserError(
       f"sample.given_frames={how.given_frames} of {num_frames}: expected 0 to"
@@ -318,8 +312,3 @@ def _check_sampling(how: Sampling, num_frames: int) -> None:
       f"sample.overlap={how.overlap}: expected 1 to {num_frames - 1} of {num_frames}"
       " frames"
     )
-  if not 0 <= how.gamma <= 1:
-    raise UserError(f"sample.gamma={how.gamma}: expected 0 to 1")
-  for name in ("langevin_delta", "frames_weight", "size_weight"):
-    if getattr(how, name) < 0:
-      raise UserError(f"sample.{name}={getattr(how, name)}: expected 0 or more")

@@ -25,7 +25,7 @@ from lamd_jax.diffusion import schedules
 from lamd_jax.models.conditioning import Tokens
 from lamd_jax.models.dmg import DMG
 from lamd_jax.models.mcd_vae import normalize
-from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.systems.lamd import dmg as dmg_lib
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import UserError
@@ -81,7 +81,7 @@ def knowing(condition=None, dropout=0.1, **sample):
   """Stage 2 that predicts latents it knows, without noise at the end."""
   condition = condition and condition | {"dropout": dropout}
   config = configured(condition, **sample)
-  stage = stage_lib.make_stage(config, "dmg", generator_earlier())
+  stage = table.make_stage(config, "dmg", generator_earlier())
   model = Knows(condition=stage.model.condition)
   schedule = schedules.make_schedule("cosine")
   return stage.replace(model=model, parameterization="x", schedule=schedule)
@@ -395,13 +395,13 @@ class ConfigurationTest(parameterized.TestCase):
     config = configured(condition)
     config.sample = dict(CONFIG.sample) | sample
     with self.assertRaisesRegex(UserError, message):
-      stage_lib.make_stage(config, "dmg", {"mcd_vae": None})
+      table.make_stage(config, "dmg", {"mcd_vae": None})
 
   def test_a_pool_that_does_not_divide_the_latent_is_named(self):
     config = configured()
     config.dmg.model.context_pool = 3
     with self.assertRaisesRegex(UserError, "context_pool=3: .* divisor of 4"):
-      stage_lib.make_stage(config, "dmg", {"mcd_vae": None})
+      table.make_stage(config, "dmg", {"mcd_vae": None})
 
 
 if __name__ == "__main__":

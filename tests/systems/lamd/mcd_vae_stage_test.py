@@ -10,6 +10,7 @@ from tiny_lamd import BATCH, KEY, VIDEO, autoencoder, vae
 
 from lamd_jax.systems import autoencoder as autoencoder_lib
 from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.types import UserError
 
@@ -45,7 +46,7 @@ class AdversaryTest(absltest.TestCase):
       start=2, weight=0.5, model=dict(channels=(4, 4), frame_strides=(2,))
     )
     config.mcd_vae.adversary.update(adversary)
-    return stage_lib.make_stage(config, "mcd_vae", {})
+    return table.make_stage(config, "mcd_vae", {})
 
   def test_a_weight_of_0_is_no_adversary(self):
     self.assertIsInstance(self.stage(), stage_lib.AdversarialStage)
