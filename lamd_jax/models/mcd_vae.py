@@ -20,7 +20,7 @@ LDM's kl-f4 encoder at the paper's size.
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from einops import rearrange
 import flax.linen as nn
@@ -333,6 +333,8 @@ class MCDVAE(nn.Module):
   dtype: DTypeLike | None = None
   remat: str = "none"
 
+  last_layer: ClassVar[str] = "conv_out"  # By its gradients adversarial ones are sized.
+
   @property
   def latent_channels(self) -> int:
     """Channels of the map that is the latent: d, of each of its steps in time."""
@@ -384,7 +386,6 @@ class MCDVAE(nn.Module):
       self.dtype,
       self.remat,
     )
-    # The last layer: on its gradients the weight of the adversarial loss is based.
     self.conv_out = Conv(3, (1, 3, 3), dtype=self.dtype)
     if self.norm == "affine":
       shape = (self.latent_channels,)
@@ -436,3 +437,8 @@ class MCDVAE(nn.Module):
     """Encodes, samples the posterior and decodes."""
     features, posterior = self.encode_decode_features(video, key)
     return self.to_pixels(features), posterior
+
+  def reconstruct(self, video: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
+    """Returns the video decoded from the mean of the posterior."""
+    content = self.encode_content(video[:, 0])
+    return self.decode(self.encode_motion(video).mean, content)
