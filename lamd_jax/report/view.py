@@ -17,6 +17,8 @@ from lamd_jax.metrics import protocol
 from lamd_jax.report import verdict, videos, words
 from lamd_jax.report.curves import curve_svg
 from lamd_jax.report.reading import Curves, Folder, Sheet, Stage
+from lamd_jax.report.verdict import NextStep, Verdict
+from lamd_jax.report.videos import Videos
 
 # Curves that tell how the run went, not what was learned, come after the losses.
 LATER = (
@@ -100,12 +102,12 @@ class View:
 
   title: str
   subtitle: str
-  verdict: verdict.Verdict
-  next_steps: list[verdict.NextStep]
+  verdict: Verdict
+  next_steps: list[NextStep]
   command: str  # "" where it is not recorded.
   links: list[str]
   missing: list[str]
-  videos: videos.Videos | None
+  videos: Videos | None
   figures: list[FigureRow]
   protocol: str
   scores: list[Score]
@@ -183,10 +185,15 @@ def _subtitle(folder: Folder, data: Mapping[str, Any]) -> str:
   if {"num_frames", "resolution"} <= data.keys():
     size = f"{data['resolution']}x{data['resolution']}"
     given = folder.metrics.get("protocol_given_frames")
-    start = ""
-    if words.is_number(given):
-      start = f", the first {words.number(given)} of them given"
-      start = {0: ", none of them given", 1: " from one given frame"}.get(given, start)
+    match given:
+      case 0:
+        start = ", none of them given"
+      case 1:
+        start = " from one given frame"
+      case int() | float():
+        start = f", the first {words.number(given)} of them given"
+      case _:
+        start = ""
     parts.append(f"{data['num_frames']} frames of {size} pixels{start}.")
   if "wall_seconds" in folder.metrics:
     parts.append(

@@ -62,8 +62,11 @@ class BrowserTest(absltest.TestCase):
     (self.workdir / "samples").mkdir()
     np.savez(
       self.workdir / "samples" / "clips.npz",
-      **dict(real=clips, reconstructed=clips, sampled=clips[:, None], fps=FPS),
-      caption=["a caption that is long " * 9] * 2,
+      real=clips,
+      reconstructed=clips,
+      sampled=clips[:, None],
+      fps=np.array(FPS),
+      caption=np.array(["a caption that is long " * 9] * 2),
     )
     (self.workdir / "base").mkdir()
     lines = [json.dumps({"step": i, "loss": 1.0 / i}) for i in range(1, 9)]

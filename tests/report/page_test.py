@@ -450,6 +450,7 @@ class ReportTest(parameterized.TestCase):
     path = self.workdir / "grid_1.png"
     media.contact_sheet(np.zeros((rows, F, H, H, 3), np.uint8), path)
     sheet = reading.read_sheet(self.workdir, [])
+    assert sheet is not None
     self.assertEqual(view.sheet_labels(sheet, frames), [])
 
   def test_a_broken_contact_sheet_is_said_and_left_out(self):

@@ -18,7 +18,7 @@ GOOD = {  # The middle of each range, worked out by hand.
 LABEL = {name: protocol.FIGURES[name].label for name in GOOD}
 
 
-def folder(metrics=None, done=10, planned=10):
+def folder(metrics=None, done=10, planned: int | None = 10):
   """A work folder whose one stage has made so many of the planned steps."""
   curves = {"loss": ([1, done], [2.0, 1.0])} if done else {}
   return reading.Folder(
@@ -98,8 +98,8 @@ class VerdictTest(parameterized.TestCase):
   @parameterized.parameters(*GOOD)
   def test_each_figure_outside_its_range_has_its_own_advice(self, name):
     known, advice = protocol.FIGURES[name], set()
-    ends = {"below": known.low, "above": known.high}
-    for side, end in ends.items():
+    ends = (("below", known.low), ("above", known.high))
+    for side, end in ends:
       if end is None:
         self.assertNotIn((name, side), verdict.ADVICE)
         continue
@@ -109,9 +109,8 @@ class VerdictTest(parameterized.TestCase):
       self.assertEqual(step.advice, verdict.ADVICE[name, side])
       self.assertIn(known.expected(), step.finding)
       advice.add(step.advice)
-      (at_the_end,) = [verdict.next_steps(GOOD | {name: end})]
-      self.assertEqual(at_the_end, [])
-    self.assertLen(advice, sum(end is not None for end in ends.values()))
+      self.assertEqual(verdict.next_steps(GOOD | {name: end}), [])
+    self.assertLen(advice, sum(end is not None for _, end in ends))
 
   def test_settings_named_in_advice_exist_and_are_free_to_change(self):
     text = " ".join(verdict.ADVICE.values())
