@@ -39,7 +39,7 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   packages=find_packages(include=["lamd_jax", "lamd_jax.*"]),
-  package_data={"lamd_jax": ["report/template.html"]},
+  package_data={"lamd_jax": ["report/templates/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2",
@@ -53,6 +53,7 @@ setup(
     "importlib-resources>=6",
     "jax>=0.10,<0.13",
     "jaxtyping>=0.3",
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "numpy>=2",
