@@ -989,7 +989,15 @@ MISTAKES = [
     ("every configuration welcome", "  if differing:\n", "  if False:\n"),
     ("a folder bound to its sampling", '"mesh", "run", "sample", "evaluate")',
      '"mesh", "run")'),
+  ),
+  *_mistakes(
+    "files/writing.py",
     ("written over", "os.replace(part, path)", 'path.write_text(text, "utf-8")'),
+    ("every process writes", "jax.process_index() != 0", "jax.process_index() > 9"),
+    ("a cause is not followed", "pending.extend((e.__cause__, e.__context__))",
+     "pending.extend((e.__context__,) if e.__cause__ is None else ())"),
+    ("a user's own mistake is a full disk", "except UserError:\n    raise",
+     "except KeyError:\n    raise"),
   ),
   *_mistakes(
     "experiment/workdir.py",

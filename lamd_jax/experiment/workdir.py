@@ -11,7 +11,7 @@ features/          of real clips and of captions, so that they are computed once
 report.html        the report
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 import importlib.metadata
 import json
 import os
@@ -63,9 +63,9 @@ def open_workdir(workdir: pathlib.Path, config: Config) -> None:
     raise UserError(f"--workdir={workdir} is a file; expected a folder")
   if is_begun(workdir):
     check_workdir(workdir, config)
-  write_json(workdir / CONFIG, _plain(config))
+  writing.write_json(workdir / CONFIG, _plain(config))
   if not (workdir / ENVIRONMENT).exists():
-    write_json(workdir / ENVIRONMENT, environment())
+    writing.write_json(workdir / ENVIRONMENT, environment())
 
 
 def check_workdir(workdir: pathlib.Path, config: Config) -> None:
@@ -74,9 +74,10 @@ def check_workdir(workdir: pathlib.Path, config: Config) -> None:
     raise UserError(
       f"--workdir={workdir} has no {CONFIG}: expected a folder that --mode=train wrote"
     )
+  there = writing.read_json(workdir / CONFIG)
   differing = [
-    f"{key} (there {_short(there)}, now {_short(now)})"
-    for key, there, now in _differences(read_json(workdir / CONFIG), _plain(config))
+    f"{key} (there {_short(before)}, now {_short(now)})"
+    for key, before, now in _differences(there, _plain(config))
     if key.partition(".")[0] not in FREE_BLOCKS
   ]
   if differing:
@@ -232,43 +233,6 @@ def write_videos(
     if jax.process_index() == 0:
       media.contact_sheet(sheet, folder / f"{name}.png")
   return paths
-
-
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads one of the folder's JSON files.
-
-  Raises:
-    UserError: It is not JSON.
-  """
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as e:
-    raise UserError(f"{path} is damaged ({e}); restore it or delete it") from e
-
-
-def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
-  """Writes JSON, whole or not at all."""
-  write_text(path, json.dumps(values, indent=2) + "\n")
-
-
-def write_text(path: pathlib.Path, text: str) -> None:
-  """Writes a text file, whole or not at all; of several processes, only the first.
-
-  Raises:
-    UserError: The folder cannot be written to, or the disk is full.
-  """
-  if jax.process_index() != 0:
-    return
-  part = path.with_name(f".{path.name}.part")
-  try:
-    with writing.explain_full_disk(path.parent):
-      path.parent.mkdir(parents=True, exist_ok=True)
-      part.write_text(text, encoding="utf-8")
-      os.replace(part, path)
-  except OSError as e:
-    raise UserError(
-      f"cannot write {path} ({e.strerror}); choose another --workdir"
-    ) from e
 
 
 def _plain(config: Config) -> dict[str, Any]:

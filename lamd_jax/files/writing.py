@@ -1,9 +1,14 @@
-"""Files that are written whole or not at all, and disks that run full."""
+"""Files written whole or not at all, and disks that run full."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 import contextlib
 import errno
+import json
 import os
+import pathlib
+from typing import Any
+
+import jax
 
 from lamd_jax.types import UserError
 
@@ -13,7 +18,7 @@ FULL_WORDS = ("no space left on device", "disk quota exceeded")
 
 
 def is_full_disk(error: BaseException) -> bool:
-  """Whether an error, or one that it was raised from, says that a disk is full."""
+  """Returns whether an error, or one it was raised from, reports a full disk."""
   seen = set()
   pending: list[BaseException | None] = [error]
   while pending:
@@ -33,7 +38,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 @contextlib.contextmanager
 def explain_full_disk(folder: str | os.PathLike[str]) -> Iterator[None]:
-  """Turns the many ways to report a full disk into one `UserError`."""
+  """Turns the many reports of a full disk into one `UserError`."""
   try:
     yield
   except UserError:
@@ -45,4 +50,41 @@ def explain_full_disk(folder: str | os.PathLike[str]) -> Iterator[None]:
       f"the disk is full: could not write to {os.fspath(folder)}; earlier"
       " checkpoints are intact. Free some space and run the same command again:"
       " it goes on from the last one"
+    ) from e
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+  """Reads a JSON file.
+
+  Raises:
+    UserError: The file is not JSON.
+  """
+  try:
+    return json.loads(path.read_text(encoding="utf-8"))
+  except ValueError as e:
+    raise UserError(f"{path} is damaged ({e}); restore it or delete it") from e
+
+
+def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
+  """Writes JSON, whole or not at all."""
+  write_text(path, json.dumps(values, indent=2) + "\n")
+
+
+def write_text(path: pathlib.Path, text: str) -> None:
+  """Writes a text file, whole or not at all; only process 0 writes.
+
+  Raises:
+    UserError: The folder is not writable, or the disk is full.
+  """
+  if jax.process_index() != 0:
+    return
+  part = path.with_name(f".{path.name}.part")
+  try:
+    with explain_full_disk(path.parent):
+      path.parent.mkdir(parents=True, exist_ok=True)
+      part.write_text(text, encoding="utf-8")
+      os.replace(part, path)
+  except OSError as e:
+    raise UserError(
+      f"cannot write {path} ({e.strerror}); choose another --workdir"
     ) from e

@@ -12,6 +12,7 @@ import numpy as np
 
 from lamd_jax.data import pipeline, sources
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.files import writing
 from lamd_jax.metrics import card as card_lib
 from lamd_jax.metrics import clip_set, protocol, score
 from lamd_jax.metrics import measures as measures_lib
@@ -79,7 +80,7 @@ def evaluate(
   figures |= {f"{name}_seconds": value for name, value in seconds.items()}
   figures["wall_seconds"] = sum(seconds.values())
   figures["peak_memory_gb"] = max(memory)
-  workdir_lib.write_json(workdir / workdir_lib.METRICS, figures)
+  writing.write_json(workdir / workdir_lib.METRICS, figures)
   for name, value in figures.items():
     if name in protocol.FIGURES:
       logging.info("%s = %.4g", name, value)
@@ -162,7 +163,7 @@ def _write_cards(
         )
     for card in cards:
       key = f"{what}_{card['name'].partition('@')[0].lower().replace(' ', '_')}"
-      workdir_lib.write_json(workdir / workdir_lib.CARDS / f"{key}.json", card)
+      writing.write_json(workdir / workdir_lib.CARDS / f"{key}.json", card)
       logging.info("%s: %s", what, card_lib.headline(card))
       values[key] = card["value"]
   return values

@@ -23,6 +23,7 @@ import jax
 
 from lamd_jax.experiment import program
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.files import writing
 from lamd_jax.systems import autoencoder, build
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import flops, sharding
@@ -107,7 +108,7 @@ def plan(
         print("  nothing of this alone; combine, or take larger or more devices")
     found["stages"][name] = said
   if folder is not None:
-    workdir_lib.write_json(folder / PLAN, found)
+    writing.write_json(folder / PLAN, found)
     print(f"plan: {folder / PLAN}")
   return found
 

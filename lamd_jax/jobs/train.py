@@ -167,7 +167,7 @@ def train(
       earlier[name], _ = workdir_lib.load_params(config, workdir, name, stage, mesh)
   if source is not None:
     lines = "".join(f"{line}\n" for line in source.skipped)
-    workdir_lib.write_text(workdir / "skipped_files.txt", lines)
+    writing.write_text(workdir / "skipped_files.txt", lines)
 
 
 def _is_trained(

@@ -12,6 +12,7 @@ import jax
 import tiny_config
 
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.files import writing
 from lamd_jax.types import UserError
 
 
@@ -107,7 +108,7 @@ class WorkdirTest(absltest.TestCase):
       mock.patch.object(os, "replace", side_effect=full),
       self.assertRaisesRegex(UserError, "the disk is full"),
     ):
-      workdir_lib.write_json(self.folder / "config.json", {})
+      writing.write_json(self.folder / "config.json", {})
     self.assertEqual((self.folder / "config.json").read_text(), before)
 
 
