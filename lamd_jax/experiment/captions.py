@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 import numpy as np
 import tqdm
 
-from lamd_jax.files.rows import RowCache
+from lamd_jax.files.rows import Rows
 from lamd_jax.interop import weights
 from lamd_jax.interop.bert_tokenizer import Tokenize, Tokens, bert_tokenizer
 from lamd_jax.models import text_encoder as text_encoder_lib
@@ -143,33 +143,42 @@ def embed(
     )
   shape = encoder.num_tokens, encoder.width
   name = hashlib.sha256(f"{encoder.identity} {shape} {dtype}".encode()).hexdigest()
-  kept = RowCache(cache, f"captions_{name[:16]}", shape, np.dtype(dtype))
-  digests = [
-    hashlib.sha256(ids[mask].tobytes()).digest()
-    for ids, mask in zip(*tokens, strict=True)
-  ]
-  # Of equal captions the last; a dict keeps the order.
-  places = {x: i for i, x in enumerate(digests) if x not in kept.rows}
-  new = np.array(list(places.values()), int)
+  kept = Rows(
+    cache and cache / f"captions_{name[:16]}",
+    {"encoder": encoder.identity},
+    {"embeddings": jax.ShapeDtypeStruct(shape, dtype)},
+  )
+  values = np.empty((len(texts), *shape), dtype)
+  # The captions still to be computed, by digest: equal ones go through once.
+  new: dict[bytes, list[int]] = {}
+  for i, (ids, mask) in enumerate(zip(*tokens, strict=True)):
+    digest = hashlib.sha256(ids[mask].tobytes()).digest()
+    if digest in new or (row := kept.get(digest)) is None:
+      new.setdefault(digest, []).append(i)
+    else:
+      values[i] = row["embeddings"]
+  places = list(new.values())
   for start in tqdm.trange(
     0, len(new), batch_size, desc="captions", unit="batch", disable=None
   ):
-    batch = new[start : start + batch_size]
-    # The last batch is filled up, so that it is no new shape to compile for.
+    # Equal captions may differ in what fills them up: the last one counts.
+    batch = np.array([x[-1] for x in places[start : start + batch_size]])
+    # The last batch is filled up: a new shape would be compiled anew.
     filled = np.resize(batch, batch_size)
     part = Tokens(tokens.ids[filled], tokens.mask[filled])
     found = np.asarray(encoder.apply(jnp.asarray(part.ids), jnp.asarray(part.mask)))
-    # The same for whoever forgets the mask, whatever the number of tokens.
-    found = np.where(part.mask[..., None], found, 0)
+    # Zeros on padding, so that a caller who forgets the mask does not depend on it.
+    found = np.where(part.mask[..., None], found, 0)[: len(batch)]
     if not (np.abs(found) <= np.finfo(dtype).max).all():
       raise UserError(
         f"embeddings of {texts[batch[0]]!r} or captions after it are not finite in"
         f" {dtype}; the weights are damaged, or ask for float32"
       )
-    for i, row in zip(batch, found.astype(dtype), strict=False):
-      kept.rows[digests[i]] = row
-  kept.write()
-  return Embeddings(np.stack([kept.rows[digest] for digest in digests]), tokens.mask)
+    found = found.astype(dtype)
+    kept.add(list(new)[start : start + batch_size], {"embeddings": found})
+    for row, same in zip(found, places[start : start + batch_size], strict=True):
+      values[same] = row
+  return Embeddings(values, tokens.mask)
 
 
 def _checked(captions: Iterable[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Numbers measured once after the training of a stage, such as the scale of its latents.
+"""Numbers measured once after a training, such as the scale of a stage's latents.
 
 They lie in `<stage>/statistics.json` with a digest of the parameters they belong to.
 """

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 import functools
 import hashlib
 import itertools
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from lamd_jax.files.rows import RowCache
+from lamd_jax.files.rows import Rows
 from lamd_jax.interop import weights
 from lamd_jax.metrics import resize
 from lamd_jax.models import i3d
@@ -122,13 +123,14 @@ def features(
   Raises:
     UserError: A clip is too short, or of another shape than the first.
   """
-  name = hashlib.sha256(detector.identity.encode()).hexdigest()
-  kept = RowCache(cache, f"features_{name[:16]}")
+  kept = Rows(None, {})
   rows: list[np.ndarray] = []
   first = None
   for batch in _batched(clips, batch_size):
+    if first is None:
+      first = batch[0].shape
+      kept = _open_cache(detector, first, cache)
     for i, clip in enumerate(batch):
-      first = clip.shape if first is None else first
       if clip.shape != first:
         raise UserError(
           f"clip {len(rows) + i} is {_size(clip.shape)}, the first {_size(first)};"
@@ -140,16 +142,25 @@ def features(
           f" {detector.min_frames}"
         )
     digests = [_digest(clip) for clip in batch]
-    if any(digest not in kept.rows for digest in digests):
-      # The last batch is filled up, so that it is no new shape to compile for.
+    known = [row["features"] for x in digests if (row := kept.get(x)) is not None]
+    if len(known) < len(batch):
+      # The last batch is filled up: a new shape would be compiled anew.
       filled = np.stack([*batch, *(batch[-1:] * (batch_size - len(batch)))])
-      found = np.asarray(detector.apply(filled))
-      kept.rows.update(zip(digests, found, strict=False))
-    rows += [kept.rows[digest] for digest in digests]
-  kept.write()
+      known = np.asarray(detector.apply(filled))[: len(batch)]
+      kept.add(digests, {"features": known})
+    rows += list(known)
   if not rows:
     raise UserError("there is no clip to take features of")
   return np.stack(rows)
+
+
+def _open_cache(
+  detector: Detector, shape: tuple[int, ...], folder: pathlib.Path | None
+) -> Rows:
+  """Opens the features of a detector for clips of one shape."""
+  made_from = {"detector": detector.identity, "clips": _size(shape)}
+  name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+  return Rows(folder and folder / f"features_{name[:16]}", made_from)
 
 
 def _batched(clips, size):

@@ -49,7 +49,7 @@ class WeightsTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, "no weights of " + expected):
       weights.read_safetensors(self.folder / "none", ORIGIN)
     self.path.write_bytes(b"PK\x03\x04 a file of PyTorch")
-    with self.assertRaisesRegex(UserError, "no safetensors file .*" + expected):
+    with self.assertRaisesRegex(UserError, "not a safetensors file .*" + expected):
       weights.read_safetensors(self.path, ORIGIN)
 
   def test_pickled_arrays_come_back(self):
