@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import jax.test_util
 import numpy as np
+import pytest
 
 from lamd_jax.nn import conv
 
@@ -88,6 +89,7 @@ class ConvolveTest(parameterized.TestCase):
       np.testing.assert_allclose(a.astype(np.float32) / scale, b / scale, atol=0.02)
 
   @parameterized.parameters((3, 3, 3), (3, 1, 1))
+  @pytest.mark.mesh
   def test_a_batch_over_eight_devices_gives_the_same(self, *size):
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
     x, kernel = normals((16, 3, 4, 5, 2), (*size, 2, 3))

@@ -10,12 +10,14 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import pytest
 
 from lamd_jax.nn import conv
 from lamd_jax.training import optimizer, sharding
 from lamd_jax.training.state import init_state
 from lamd_jax.types import UserError
 
+pytestmark = pytest.mark.mesh
 LIMIT = sharding.MIN_BYTES_TO_SPLIT
 
 
