@@ -79,6 +79,12 @@ class Model:
     """Frames per second of its clips."""
     return float(self._stages[self.config.stages[0]].meta["fps"])
 
+  def stage(self, name: str) -> Trained:
+    """Returns a trained stage: its networks, parameters and meta."""
+    if name not in self.config.stages:
+      raise UserError(f"no stage {name!r}; known: {', '.join(self.config.stages)}")
+    return self._stages[name]
+
   def animate(
     self,
     image: Picture,
