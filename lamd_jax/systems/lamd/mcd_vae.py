@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lamd_jax.models.discriminator import VideoDiscriminator
-from lamd_jax.models.mcd_vae import MCDVAE, Posterior
+from lamd_jax.models.mcd_vae import MCDVAE
+from lamd_jax.models.posterior import Posterior
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems.build import apply, build, compute_dtype, of_computation
 from lamd_jax.systems.pixels import from_uint8

@@ -21,7 +21,7 @@ from tiny_lamd import (
   vae,
 )
 
-from lamd_jax.diffusion import schedules
+from lamd_jax.diffusion import samplers, schedules
 from lamd_jax.models.conditioning import Tokens
 from lamd_jax.models.dmg import DMG
 from lamd_jax.models.mcd_vae import normalize
@@ -176,7 +176,7 @@ class DMGStageTest(parameterized.TestCase):
       self.assertTrue(np.all(np.isfinite(leaf)))
     self.assertGreater(max(np.abs(x).max() for x in jax.tree.leaves(trained)), 0.0)
 
-  @parameterized.parameters(*dmg_lib.SAMPLERS)
+  @parameterized.parameters(*samplers.SAMPLERS)
   def test_a_known_latent_is_normalized_and_decoded(self, sampler):
     stage = knowing(sampler=sampler)
     z = normal(seed=3, mean=2.0)
