@@ -347,6 +347,25 @@ class WindowTest(parameterized.TestCase):
     off = self.sample(video, known, self.stage.replace(sampling=weightless))
     np.testing.assert_allclose(off[:, 1], free[:, 1], atol=1e-5)
 
+  def test_of_two_further_frames_each_pulls_half_as_much(self):
+    # The guidance is linear in what each frame adds to the error.
+    z_t, logsnr = normal(seed=8), jnp.zeros(2)
+
+    @jax.jit
+    def shift(known):
+      content = self.stage._content(self.video[:, 0])
+      denoise_fn = self.stage._denoise_fn(self.params, {}, content)
+      guided = self.stage._meeting(denoise_fn, content, self.video, known)
+      return guided(z_t, logsnr).x - denoise_fn(z_t, logsnr).x
+
+    one, other, both = (
+      np.asarray(shift(jnp.array([True, *later])))
+      for later in ([True, False], [False, True], [True, True])
+    )
+    for alone in (one, other):
+      self.assertGreater(np.abs(alone).max(), 1e-3)
+    np.testing.assert_allclose(both, 0.5 * (one + other), atol=1e-4)
+
   def test_it_does_not_upsample(self):
     for is_known, low in (
       (None, self.video[:, :, ::2, ::2]),
