@@ -26,7 +26,8 @@ from lamd_jax.config import Range, build, check_choice
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
-from lamd_jax.models.mcd_vae import MCDVAE, Content, Posterior
+from lamd_jax.models.mcd_vae import MCDVAE, Content
+from lamd_jax.models.posterior import Posterior
 from lamd_jax.models.word_encoder import WordEncoder
 from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.lamd.mcd_vae import make_vae, nearest
@@ -42,7 +43,7 @@ class Sampling:
 
   Attributes:
     num_steps: Of the sampler; the paper's are 200.
-    sampler: A key of `SAMPLERS`.
+    sampler: A key of `samplers.SAMPLERS`.
     eta: Of "ddim"; 0 is deterministic.
     guidance: Classifier-free, of class or text; 1 is none, as for the paper's numbers.
     overlap: Frames that neighbouring windows of a longer video share. All but the first
@@ -58,15 +59,6 @@ class Sampling:
   guidance: float = 1.0
   overlap: int = 1
   frames_weight: Annotated[float, Range(0)] = 1.0
-
-
-# Name in a configuration -> what a protocol says, and the sampler.
-SAMPLERS: dict[str, tuple[str, Callable[[Sampling], samplers.Sampler]]] = {
-  "ddim": ("DDIM", lambda how: samplers.ddim(how.eta)),
-  "ddpm": ("DDPM on some of the steps", lambda how: samplers.ancestral()),
-  "heun": ("Heun", lambda how: samplers.heun()),
-  "dpmpp_2m": ("DPM-Solver++ 2M", lambda how: samplers.dpm_solver_2m()),
-}
 
 
 @struct.dataclass
@@ -194,7 +186,7 @@ class DMGStage:
   def protocol(self) -> dict[str, Any]:
     """See `Stage`."""
     how = self.sampling
-    sampler, _ = SAMPLERS[how.sampler]
+    sampler, _ = samplers.SAMPLERS[how.sampler]
     is_guided = self.model.condition is not None and how.guidance != 1
     return {
       "given_frames": "1, as the model decodes it, measured too",
@@ -231,12 +223,12 @@ class DMGStage:
     """Samples a motion latent, not yet normalized."""
     init_key, steps_key = jax.random.split(key)
     shape = (*content.deepest.shape[:-1], self.vae.latent_channels)
-    _, make_sampler = SAMPLERS[self.sampling.sampler]
+    _, make_sampler = samplers.SAMPLERS[self.sampling.sampler]
     return samplers.sample(
       steps_key,
       jax.random.normal(init_key, shape),
       denoise_fn=denoise_fn,
-      sampler=make_sampler(self.sampling),
+      sampler=make_sampler(self.sampling.eta),
       logsnr_grid=self.schedule.sampling_grid(self.sampling.num_steps),
       on_step=on_step,
     )
@@ -387,8 +379,7 @@ def _make_condition(config: Config, features: int) -> Condition | None:
 
 
 def _check_sampling(how: Sampling, num_frames: int, has_condition: bool) -> None:
-  if how.sampler not in SAMPLERS:
-    raise UserError(f"sample.sampler is {how.sampler!r}; known: {', '.join(SAMPLERS)}")
+  check_choice(how.sampler, samplers.SAMPLERS, "sample.sampler")
   if how.eta and how.sampler != "ddim":
     raise UserError(
       f"sample.eta={how.eta} is of the sampler 'ddim', not of {how.sampler!r}; leave it"
