@@ -85,7 +85,7 @@ def stage_and_params(name):
   """A stage with parameters for it, on the host."""
   config, earlier = (vdm() if name == "base" else lamd()), {}
   if name == "dmg":
-    earlier["mcd_vae"] = stage_and_params("mcd_vae")[1][0]
+    earlier["mcd_vae"] = stage_lib.Part(stage_and_params("mcd_vae")[1][0])
   stage = table.make_stage(config, name, earlier)
   trees = [jax.eval_shape(stage.init, KEY, batch_at(name))]
   if isinstance(stage, stage_lib.AdversarialStage):
