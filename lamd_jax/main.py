@@ -171,7 +171,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run() -> None:
-  """What the flags ask for, in order."""
+  """Runs the jobs that the flags ask for, in order."""
   _check_flags()
   mode = _MODE.value
   steps = _PROFILE_STEPS.value

@@ -30,8 +30,8 @@ class Condition(NamedTuple):
   """One thing that a model can be told of a video.
 
   Attributes:
-    key: Where a video's annotation has it, and the command-line flag that says it for
-      videos of one's own: "label" or "caption".
+    key: Its key in a video's annotation, also the name of its command-line flag:
+      "label" or "caption".
     shapes: Arrays that a batch has for each example, by name.
     read: From what is said of videos to these arrays; with a folder that keeps what is
       expensive. Raises a `UserError` for what the model does not know.

@@ -62,7 +62,7 @@ class Model:
     Args:
       config: The configuration that the stages were trained with.
       stages: The trained stages by name.
-      devices: Where to sample.
+      devices: The devices to sample on.
     """
     self.config = config
     self.clip: Clip = clip_of(config, config.stages[-1])

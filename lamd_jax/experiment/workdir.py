@@ -1,4 +1,4 @@
-"""The work folder of one experiment: whose it is, and what lies where.
+"""The work folder of one experiment: its owner and its contents.
 
 config.json        the resolved configuration, checked before anything is written
 environment.json   versions, devices, git revision of the run that began it
@@ -6,8 +6,8 @@ environment.json   versions, devices, git revision of the run that began it
 samples/           clips.npz, and the same clips as mp4, gif and png
 metrics.json       every figure of the report, name to number
 cards/             scores against real clips, each with its protocol
-latents/           what a frozen stage makes of training windows, where that is kept
-features/          of real clips and of captions, so that they are computed once
+latents/           latents of the training windows, where they are worth keeping
+features/          features of real clips and of captions, computed once
 report.html        the report
 """
 
@@ -122,11 +122,11 @@ def write_videos(
   """Writes videos as `name_0.mp4` and so on, gifs too, and the frames of all as a png.
 
   Args:
-    folder: Where to.
+    folder: Folder to write into.
     name: Beginning of the names of the files.
     videos: In the order of their numbers.
     fps: Frames per second.
-    rows: Of the png; the videos by default.
+    rows: Rows of the png; the videos by default.
 
   Returns:
     The paths of the mp4 files.

@@ -165,7 +165,7 @@ def _write_cards(
 
 
 def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:
-  """What each clip's annotation has for a group."""
+  """Returns the value of a group in each clip's annotation."""
   if lacking := [i for i, note in enumerate(notes) if group not in note]:
     known = sorted({key for note in notes for key in note})
     raise UserError(

@@ -68,7 +68,7 @@ class FirstStage:
       overlap: Latent steps of context on each side.
 
     Raises:
-      UserError: Nothing of a chunk would be left beside its context.
+      UserError: A chunk would be nothing but context.
     """
     total = z.shape[1]
     chunk = min(chunk, total)

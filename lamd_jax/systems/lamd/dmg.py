@@ -39,18 +39,19 @@ from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How to sample.
+  """Sampling settings.
 
   Attributes:
-    num_steps: Of the sampler; the paper's are 200.
+    num_steps: Steps of the sampler; 200 in the paper.
     sampler: A key of `samplers.SAMPLERS`.
-    eta: Of "ddim"; 0 is deterministic.
-    guidance: Classifier-free, of class or text; 1 is none, as for the paper's numbers.
+    eta: Fraction of fresh noise in "ddim"; 0 is deterministic.
+    guidance: Classifier-free guidance scale for a class or text; 1 for none, as in the
+      paper's numbers.
     overlap: Frames that neighbouring windows of a longer video share. All but the first
       cost a gradient through network and decoder in each step.
-    frames_weight: Of the guidance towards these further frames, on the squared error
-      summed over a frame, in [-1, 1], and averaged over frames. Too large a weight
-      overshoots: for 50 steps from about 3 on, for fewer steps earlier.
+    frames_weight: Weight of the guidance towards these further frames, on the squared
+      error in [-1, 1], summed over a frame and averaged over frames. Too large a weight
+      overshoots: from about 3 with 50 steps, earlier with fewer.
   """
 
   num_steps: int = 200
@@ -71,11 +72,11 @@ class DMGStage:
     model: The network.
     vae: The network of stage 1.
     schedule: Noise levels.
-    parameterization: What the network predicts; the paper's is "eps".
+    parameterization: Quantity that the network predicts; "eps" in the paper.
     cond_dropout: Share of videos that are trained without class or text; the first
       frame is always there.
-    sampling: See there.
-    vae_params: Of stage 1, frozen.
+    sampling: Sampling settings.
+    vae_params: Frozen parameters of stage 1.
   """
 
   model: DMG = struct.field(pytree_node=False)
@@ -143,12 +144,12 @@ class DMGStage:
     """Animates the first frame of a window, and meets the others that are known.
 
     Args:
-      params: Of this stage.
+      params: Parameters of this stage.
       conditions: As in a batch.
       key: For all noise.
       video: Known frames in [-1, 1], the first one among them; anything elsewhere. At
         most as many as the model makes.
-      is_known: Which frames are known.
+      is_known: True for known frames.
       low: Must be None, as `has_low`: there is no upsampling.
       has_low: Must be None, as `low`.
       on_step: Called on the host after each denoising step.
@@ -355,7 +356,7 @@ def _condition_values(config: Config) -> Config:
 
 
 def _make_condition(config: Config, features: int) -> Condition | None:
-  """What makes tokens of a class or a text; None without the block, or of kind none."""
+  """Builds the network that turns a class or text into tokens; None without one."""
   values = _condition_values(config)
   kind = values.get("kind", "none")
   makers: dict[str, tuple[tuple[str, ...], Callable[[], Condition | None]]] = {
