@@ -12,6 +12,7 @@ from absl.testing import absltest
 ROOT = pathlib.Path(__file__).parents[1]
 MAY_IMPORT = {
   "types": set(),
+  "version": set(),
   "config": {"types"},
   "files": {"types"},
   # Siblings that do not know each other: mathematics, layers, videos, other weights.
@@ -25,10 +26,20 @@ MAY_IMPORT = {
   "systems": {"types", "config", "nn", "models", "diffusion"},
   # Here all of them meet: first in one experiment, then in what is done with it.
   "experiment": {
-    *("types", "config", "files", "data", "interop", "models", "systems", "metrics"),
+    *(
+      "types",
+      "version",
+      "config",
+      "files",
+      "data",
+      "interop",
+      "models",
+      "systems",
+      "metrics",
+    ),
     "training",
   },
-  "report": {"types", "files", "data", "metrics", "training"},
+  "report": {"types", "version", "files", "data", "metrics", "training"},
   "jobs": {
     *("types", "config", "files", "data", "systems", "metrics", "training"),
     "experiment",

@@ -17,7 +17,6 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-import lamd_jax
 from lamd_jax.data import media
 from lamd_jax.experiment import conditions, trained
 from lamd_jax.experiment.run import make_run
@@ -35,6 +34,7 @@ from lamd_jax.systems.pipeline import (
 from lamd_jax.systems.table import find_system
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, UserError
+from lamd_jax.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -299,7 +299,7 @@ class Model:
         arrays[f"{name}/{key}"] = np.asarray(x)
       stages[name] = {"meta": dict(meta), "statistics": {}}
     description = {
-      "lamd_jax": lamd_jax.__version__,
+      "lamd_jax": __version__,
       "config": json.loads(self.config.to_json_best_effort()),
       "stages": stages,
     }

@@ -25,10 +25,10 @@ import jax
 from jaxtyping import UInt8
 import numpy as np
 
-import lamd_jax
 from lamd_jax.data import media
 from lamd_jax.files import writing
 from lamd_jax.types import Config, UserError
+from lamd_jax.version import __version__
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -86,7 +86,7 @@ def environment() -> dict[str, str | int]:
   """Returns what a run depends on besides its configuration."""
   devices = jax.devices()
   return {
-    "lamd_jax": lamd_jax.__version__,
+    "lamd_jax": __version__,
     "git_revision": _git_revision(),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in PACKAGES},
