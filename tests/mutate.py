@@ -374,6 +374,7 @@ MISTAKES = [
   ),
   *_mistakes(
     "metrics/clip_set.py",
+    ("objects unpickled", "allow_pickle=False", "allow_pickle=True"),
     ("the stride left out", "numbers = range(self.start, stop, self.frame_stride)",
      "numbers = range(self.start, self.start + self.num_frames)"),
     ("floats cut, not rounded", "np.rint(clip * 255.0)", "(clip * 255.0)"),

@@ -116,7 +116,7 @@ def _compute(
     if all(i in kept for i in numbers):
       continue
     some = windows[first : first + batch_size]
-    # The last batch is filled up: a new shape would be compiled anew.
+    # The last batch is padded: a new shape would compile again.
     filled = [*some, *(some[-1:] * (batch_size - len(some)))]
     video = np.stack([read(i, start) for i, start in filled])
     found = encode(stage, sharding.put_batch({"video": video}, mesh))

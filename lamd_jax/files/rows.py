@@ -111,7 +111,9 @@ class Rows:
         raise ValueError(
           f"rows of {name!r} are {x.dtype} {x.shape}, expected {spec.dtype} {shape}"
         )
-    rows = {key: {k: arrays[k][i] for k in self._specs} for i, key in enumerate(keys)}
+    rows = {
+      key: {k: arrays[k][i, ...] for k in self._specs} for i, key in enumerate(keys)
+    }
     if self._folder is None or jax.process_index() != 0:
       self._memory.update(rows)
       return

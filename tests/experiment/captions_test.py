@@ -199,7 +199,7 @@ class TextEncoderFilesTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, "of 13 tokens were .* at most 12"):
       self.encoder(13)
     (self.folder / "config.json").write_text("{")
-    with self.assertRaisesRegex(UserError, "config.json is no configuration"):
+    with self.assertRaisesRegex(UserError, "config.json is not a configuration"):
       self.encoder()
     (self.folder / "config.json").unlink()
     with self.assertRaisesRegex(UserError, "width 24 .* put its config.json"):

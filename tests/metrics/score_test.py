@@ -231,6 +231,14 @@ class ToolTest(FilesTestCase):
     mean = np.mean([card["value"] for card in cards if card["name"] == "PSNR@8"])
     self.assertIn(f"mean of 2 PSNR: {mean:.4g} ±", out)
 
+  def test_a_card_that_cannot_be_written_is_one_line(self):
+    real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
+    path = self.folder / "file" / "card.json"
+    path.parent.write_text("mine")
+    code, _, error = self.run_tool("psnr", real, generated, f"--output={path}")
+    self.assertEqual(code, 2)
+    self.assertRegex(error, "^cannot write .*card.json .*; choose another folder\n$")
+
   def test_cards_of_several_measures_are_compared_one_by_one(self):
     real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
     first, second = (str(self.folder / f"{name}.json") for name in "ab")
