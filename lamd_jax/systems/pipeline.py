@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMappin
 import dataclasses
 import math
 import types
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -125,6 +125,7 @@ class Plan(NamedTuple):
   num_segments: int = 1
 
 
+@runtime_checkable
 class Pipeline(Protocol):
   """Trained stages as one function from requests to videos."""
 
