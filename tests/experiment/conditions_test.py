@@ -1,4 +1,4 @@
-"""Conditions and images beside videos: their shapes, their sources, what is missing."""
+"""Conditions of each video: their arrays and shapes, and what is missing."""
 
 import pathlib
 import tempfile
@@ -44,13 +44,9 @@ def embed(encoder, texts, *, cache):
   return captions.Embeddings(values.astype(np.float16), mask)
 
 
-def config(kind="none", num=0, **condition):
+def config(kind="none", **condition):
   return ml_collections.ConfigDict(
-    dict(
-      data=dict(resolution=8, num_frames=4),
-      images=dict(num=num, source=dict()),
-      condition=dict(kind=kind, dropout=0.1, **condition),
-    )
+    dict(condition=dict(kind=kind, dropout=0.1, **condition))
   )
 
 
@@ -60,7 +56,7 @@ WORDS = dict(vocabulary="letters", num_words=3 + 4)
 LETTERS = vocabulary.Vocabulary((*vocabulary.SPECIAL, "a", "b", "c", "d"), 6)
 
 
-class BesideTest(parameterized.TestCase):
+class ConditionsTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
     self.enterContext(mock.patch.object(captions, "text_encoder", self.text_encoder))
@@ -76,25 +72,35 @@ class BesideTest(parameterized.TestCase):
     ("none", {}), ("class", dict(num_classes=9)), ("caption", CAPTION), ("words", WORDS)
   )
   def test_the_shapes_are_those_of_what_is_made(self, kind, values):
-    wanted = config(kind, num=3, **values)
+    wanted = config(kind, **values)
     source = Source([{"label": i, "caption": "a b"} for i in range(4)])
     describe = conditions.describer(wanted, source)
     found = {} if describe is None else dict(describe(2))
-    shapes = conditions.abstract(wanted, 2)
-    self.assertEqual(shapes.pop("images").shape, (2, 3, 8, 8, 3))
-    expected = {}
-    for name, x in found.items():
-      expected[name] = jax.ShapeDtypeStruct((2, *x.shape), x.dtype)
-      expected[f"image_{name}"] = jax.ShapeDtypeStruct((2, 3, *x.shape), x.dtype)
-    self.assertEqual(shapes, expected)
+    expected = {
+      name: jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for name, x in found.items()
+    }
+    self.assertEqual(conditions.abstract(wanted, 2), expected)
 
-  def test_a_configuration_without_the_blocks_has_nothing_beside(self):
-    bare = ml_collections.ConfigDict(dict(data=dict(resolution=8)))
-    self.assertEmpty(conditions.abstract(bare, 2))
-    self.assertIsNone(conditions.describer(bare, Source([{}])))
-    self.assertEqual(conditions.num_images(bare), 0)
-    source = Source([{}])
-    self.assertIs(conditions.image_source(bare, source, "train"), source)
+  def test_a_configuration_without_the_block_has_no_conditions(self):
+    for given in (ml_collections.ConfigDict(), config("none")):
+      self.assertEmpty(conditions.make_conditions(given))
+      self.assertEmpty(conditions.abstract(given, 2))
+      self.assertIsNone(conditions.describer(given, Source([{}])))
+      conditions.check(given, Source([{}]))
+    self.assertEqual(conditions.kind(ml_collections.ConfigDict()), "none")
+
+  def test_each_kind_says_what_its_flag_and_its_arrays_are(self):
+    for kind, values in (
+      ("class", dict(num_classes=9)), ("caption", CAPTION), ("words", WORDS)
+    ):  # fmt: skip
+      (condition,) = conditions.make_conditions(config(kind, **values))
+      self.assertEqual(condition.key, conditions.KEYS[kind])
+      said = 3 if condition.key == "label" else "b a"
+      arrays = condition.read([said, said], None)
+      found = {k: (x.shape[1:], x.dtype) for k, x in arrays.items()}
+      expected = {k: (x.shape, x.dtype) for k, x in condition.shapes.items()}
+      self.assertEqual(found, expected)
+    self.assertEqual({*conditions.KEYS}, {*conditions.KINDS})
 
   def test_each_video_has_its_own_label(self):
     source = Source([{"label": 3 * i} for i in range(3)])

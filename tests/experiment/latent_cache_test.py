@@ -11,10 +11,10 @@ import jax
 import numpy as np
 import tiny_config
 from tiny_lamd import autoencoder, generator
+from tiny_run import tiny_run
 
 from lamd_jax.data import pipeline, sources
-from lamd_jax.experiment import latent_cache
-from lamd_jax.training import sharding
+from lamd_jax.experiment import batches, latent_cache
 from lamd_jax.types import UserError
 
 KEY = jax.random.key(3)
@@ -30,11 +30,11 @@ class LatentsTest(absltest.TestCase):
     self.source = sources.make_source(self.config.data.to_dict(), "train")
     self.source._length = 5  # Three windows of each.
     self.stage = generator()[0]
-    self.mesh = sharding.make_mesh()
 
   def open(self):
-    where = (self.source, self.folder, self.mesh)
-    return latent_cache.open_latents(self.config, "dmg", self.stage, *where)
+    run = tiny_run(self.config, self.folder)
+    batch = batches.abstract_batch(run, "dmg", self.config.dmg.train.batch_size)
+    return latent_cache.open_latents(run, "dmg", self.stage, self.source, batch)
 
   def batches(self, read=None):
     return pipeline.batches(

@@ -19,7 +19,7 @@ import numpy as np
 
 from lamd_jax.diffusion import losses, process
 from lamd_jax.models import unet3d
-from lamd_jax.systems import pixels, stage
+from lamd_jax.systems import pixels, stage, table
 from lamd_jax.systems.vdm import base as base_lib
 from lamd_jax.types import UserError
 
@@ -66,6 +66,7 @@ def make(kind="class", **kwargs):
 def make_real(kind="class", **kwargs):
   config = ml_collections.ConfigDict()
   config.system = "vdm"
+  config.stages = ("base",)
   config.compute_dtype = "float32"
   config.run = dict(remat="none")
   config.data = dict(num_frames=F, resolution=S)
@@ -84,7 +85,7 @@ def make_real(kind="class", **kwargs):
     diffusion=dict(schedule="cosine", parameterization="v"),
   )
   config.sample = SAMPLE | kwargs
-  return stage.make_stage(config, "base", {})
+  return table.make_stage(config, "base", {})
 
 
 def batch(seed=0, kind="class"):

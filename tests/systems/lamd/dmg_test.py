@@ -28,6 +28,7 @@ from lamd_jax.models.mcd_vae import normalize
 from lamd_jax.systems import table
 from lamd_jax.systems.lamd import dmg as dmg_lib
 from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.systems.stage import Part
 from lamd_jax.types import UserError
 
 CLASS = dict(kind="class", num_classes=5)
@@ -81,14 +82,14 @@ def knowing(condition=None, dropout=0.1, **sample):
   """Stage 2 that predicts latents it knows, without noise at the end."""
   condition = condition and condition | {"dropout": dropout}
   config = configured(condition, **sample)
-  stage = table.make_stage(config, "dmg", generator_earlier())
+  stage = table.make_stage(config, "dmg", generator_parts())
   model = Knows(condition=stage.model.condition)
   schedule = schedules.make_schedule("cosine")
   return stage.replace(model=model, parameterization="x", schedule=schedule)
 
 
-def generator_earlier():
-  return {"mcd_vae": generator()[0].vae_params}
+def generator_parts():
+  return {"mcd_vae": Part(generator()[0].vae_params)}
 
 
 def changed(*, frames):
@@ -338,7 +339,8 @@ class WindowTest(parameterized.TestCase):
       content = self.stage._content(video[:, 0])
       denoise_fn = self.stage._denoise_fn(self.params, {}, content)
       denoise_fn = self.stage._meeting(denoise_fn, content, video, known)
-      return self.stage._decode(self.stage._draw(denoise_fn, content, KEY), content)
+      z = self.stage._draw(denoise_fn, content, KEY, None)
+      return self.stage._decode(z, content)
 
     error = lambda known: np.abs(made(known) - wanted)[:, 2].mean((1, 2, 3))
     far = error(jnp.array([True, False, False]))
@@ -414,13 +416,13 @@ class ConfigurationTest(parameterized.TestCase):
     config = configured(condition)
     config.sample = dict(CONFIG.sample) | sample
     with self.assertRaisesRegex(UserError, message):
-      table.make_stage(config, "dmg", {"mcd_vae": None})
+      table.make_stage(config, "dmg", {"mcd_vae": Part(None)})
 
   def test_a_pool_that_does_not_divide_the_latent_is_named(self):
     config = configured()
     config.dmg.model.context_pool = 3
     with self.assertRaisesRegex(UserError, "context_pool=3: .* divisor of 4"):
-      table.make_stage(config, "dmg", {"mcd_vae": None})
+      table.make_stage(config, "dmg", {"mcd_vae": Part(None)})
 
 
 if __name__ == "__main__":
