@@ -41,6 +41,14 @@ class CurveTest(parameterized.TestCase):
     raw, smoothed = self.lines(curves.curve_svg([*range(1000)], values, "x"))
     self.assertLess(np.ptp(smoothed[20:-20, 1]), 0.05 * np.ptp(raw[:, 1]))
 
+  def test_the_running_mean_of_a_straight_line_is_that_line(self):
+    raw, smoothed = self.lines(
+      curves.curve_svg([*range(500)], [*map(float, range(500))], "x")
+    )
+    inside = np.linspace(*np.quantile(raw[:, 0], [0.0, 1.0]), 50)[5:-5]
+    drawn = [np.interp(inside, *line.T) for line in (raw, smoothed)]
+    np.testing.assert_allclose(*drawn, atol=0.2)  # Pixels, drawn to a ninth of one.
+
   @parameterized.parameters(([1, 2], [0.0, 0.0]), ([1, 2, 3], [5, 5, 5]))
   def test_short_and_constant_curves_are_drawn(self, steps, values):
     svg = curves.curve_svg(steps, [float(x) for x in values], 'a "label" <')
