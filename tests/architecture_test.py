@@ -22,7 +22,7 @@ MAY_IMPORT = {
   "interop": {"types"},
   "models": {"types", "nn"},
   "training": {"types", "files"},
-  "metrics": {"types", "files", "interop", "models", "data"},
+  "metrics": {"types", "version", "files", "interop", "models", "data"},
   "systems": {"types", "config", "nn", "models", "diffusion"},
   # Here all of them meet: first in one experiment, then in what is done with it.
   "experiment": {

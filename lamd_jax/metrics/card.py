@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-import lamd_jax
 from lamd_jax.metrics import frechet
 from lamd_jax.metrics.measures import Measure, Rows
 from lamd_jax.types import UserError
+from lamd_jax.version import __version__
 
 Card = dict[str, Any]
 
@@ -76,7 +76,7 @@ def make_card(
       "detector": detector.name,
       "resize_rule": detector.resize_rule,
       "num_generated": len(judged),
-      "version": lamd_jax.__version__,
+      "version": __version__,
     }
     | dict(measure.facts),
   }

@@ -12,13 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
-import lamd_jax
 from lamd_jax.metrics import protocol
 from lamd_jax.report import verdict, videos, words
 from lamd_jax.report.curves import curve_svg
 from lamd_jax.report.reading import Curves, Folder, Sheet, Stage
 from lamd_jax.report.verdict import NextStep, Verdict
 from lamd_jax.report.videos import Videos
+from lamd_jax.version import __version__
 
 # Curves that tell how the run went, not what was learned, come after the losses.
 LATER = (
@@ -143,7 +143,7 @@ def make_view(folder: Folder) -> View:
     skipped=folder.skipped,
     tables=tables,
     date=datetime.datetime.now().astimezone().strftime("%d %B %Y, %H:%M %Z"),
-    version=lamd_jax.__version__,
+    version=__version__,
   )
 
 
