@@ -198,13 +198,13 @@ def _run() -> None:
     plan.plan(experiment, _MEMORY_GB.value, writes=bool(_WORKDIR.value))
     return
   if mode in ("all", "evaluate"):
-    evaluate.check(config)
+    evaluate.check(experiment)
   if mode not in ("all", "train"):
-    workdir.check_workdir(folder, config)
+    workdir.check_workdir(experiment)
   else:
     if not workdir.is_begun(folder):
       check.rehearse(experiment)
-    workdir.open_workdir(folder, config)
+    workdir.open_workdir(experiment)
   processes.wait_for_all("work folder")
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
   startup_seconds = time.monotonic() - STARTED

@@ -273,7 +273,7 @@ class Model:
           f"{task} needs {reading.least} frames to begin with; {len(video)} were given"
         )
       video = media.resize_crop(video[: reading.most], reading.resolution)
-    arrays = conditions.asked(self.config, num, **said)
+    arrays = conditions.asked(conditions.make_conditions(self.config), num, **said)
     return Request(task, num, arrays, video, motions, num_frames, options)
 
   def save(self, path: str | os.PathLike[str]) -> None:

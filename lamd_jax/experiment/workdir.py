@@ -26,8 +26,9 @@ from jaxtyping import UInt8
 import numpy as np
 
 from lamd_jax.data import media
+from lamd_jax.experiment.run import Run
 from lamd_jax.files import writing
-from lamd_jax.types import Config, UserError
+from lamd_jax.types import UserError
 from lamd_jax.version import __version__
 
 CHECKPOINTS = "checkpoints"
@@ -48,36 +49,36 @@ def is_begun(workdir: pathlib.Path) -> bool:
   return (workdir / CONFIG).exists()
 
 
-def open_workdir(workdir: pathlib.Path, config: Config) -> None:
+def open_workdir(run: Run) -> None:
   """Makes a work folder, or checks that an existing one is this experiment's.
 
   Raises:
     UserError: The folder belongs to another configuration; nothing is changed.
   """
-  if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"--workdir={workdir} is a file; expected a folder")
-  if is_begun(workdir):
-    check_workdir(workdir, config)
-  writing.write_json(workdir / CONFIG, _plain(config))
-  if not (workdir / ENVIRONMENT).exists():
-    writing.write_json(workdir / ENVIRONMENT, environment())
+  if run.folder.exists() and not run.folder.is_dir():
+    raise UserError(f"--workdir={run.folder} is a file; expected a folder")
+  if is_begun(run.folder):
+    check_workdir(run)
+  writing.write_json(run.folder / CONFIG, _plain(run))
+  if not (run.folder / ENVIRONMENT).exists():
+    writing.write_json(run.folder / ENVIRONMENT, environment())
 
 
-def check_workdir(workdir: pathlib.Path, config: Config) -> None:
+def check_workdir(run: Run) -> None:
   """Raises a `UserError` unless the folder was trained with this configuration."""
-  if not is_begun(workdir):
+  if not is_begun(run.folder):
     raise UserError(
-      f"--workdir={workdir} has no {CONFIG}: expected a folder that --mode=train wrote"
+      f"--workdir={run.folder} has no {CONFIG}: expected a folder that --mode=train wrote"
     )
-  there = writing.read_json(workdir / CONFIG)
+  there = writing.read_json(run.folder / CONFIG)
   differing = [
     f"{key} (there {_short(before)}, now {_short(now)})"
-    for key, before, now in _differences(there, _plain(config))
+    for key, before, now in _differences(there, _plain(run))
     if key.partition(".")[0] not in FREE_BLOCKS
   ]
   if differing:
     raise UserError(
-      f"{workdir} belongs to another configuration: {', '.join(differing)};"
+      f"{run.folder} belongs to another configuration: {', '.join(differing)};"
       " choose another --workdir, or delete that folder"
     )
 
@@ -139,9 +140,9 @@ def write_videos(
   return paths
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def _plain(run: Run) -> dict[str, Any]:
   """Returns the configuration as JSON would give it back."""
-  return json.loads(config.to_json_best_effort())
+  return json.loads(run.config.to_json_best_effort())
 
 
 def _short(value: Any) -> str:

@@ -311,7 +311,8 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
   model = build(
     DMG, config.dmg.model, "dmg.model", condition=None, **of_computation(config)
   )
-  condition = _make_condition(config, model.context_channels)
+  said = config.condition if "condition" in config else {}
+  condition = _make_condition(said, model.context_channels)
   model = model.clone(condition=condition)
   resolution, levels = clip.resolution, len(model.channel_mults)
   multiple = vae.spatial_factor * 2 ** (levels - 1)
@@ -345,19 +346,14 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
     vae=vae,
     schedule=schedule,
     parameterization=parameterization,
-    cond_dropout=_condition_values(config).get("dropout", 0.1),
+    cond_dropout=said.get("dropout", 0.1),
     sampling=sampling,
     vae_params=parts["mcd_vae"].params,
   )
 
 
-def _condition_values(config: Config) -> Config:
-  return config.condition if "condition" in config else {}
-
-
-def _make_condition(config: Config, features: int) -> Condition | None:
+def _make_condition(values: Mapping[str, Any], features: int) -> Condition | None:
   """Builds the network that turns a class or text into tokens; None without one."""
-  values = _condition_values(config)
   kind = values.get("kind", "none")
   makers: dict[str, tuple[tuple[str, ...], Callable[[], Condition | None]]] = {
     "none": ((), lambda: None),

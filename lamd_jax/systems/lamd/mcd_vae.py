@@ -19,7 +19,9 @@ def make_mcd_vae(config: Config, parts: Mapping[str, Part]) -> AutoencoderStage:
   """Builds stage 1; `parts["perceptual"]` is the frozen network of its loss."""
 
   def make_critic(values: Config, where: str) -> VideoDiscriminator:
-    critic = build(VideoDiscriminator, values, where, dtype=compute_dtype(config))
+    critic = build(
+      VideoDiscriminator, values, where, dtype=compute_dtype(config.compute_dtype)
+    )
     if len(critic.frame_strides) != len(critic.channels) - 1:
       raise UserError(
         f"{where}.frame_strides has {len(critic.frame_strides)} numbers; expected"
