@@ -50,8 +50,8 @@ class WorkdirTest(absltest.TestCase):
   def test_the_same_configuration_may_come_back_and_the_first_run_is_kept(self):
     workdir_lib.open_workdir(make_run(self.config, self.folder))
     before = snapshot(self.folder)[pathlib.Path("environment.json")]
-    workdir_lib.open_workdir(self.folder, tiny_config.get_config())
-    workdir_lib.check_workdir(self.folder, tiny_config.get_config())
+    workdir_lib.open_workdir(make_run(tiny_config.get_config(), self.folder))
+    workdir_lib.check_workdir(make_run(tiny_config.get_config(), self.folder))
     self.assertEqual(snapshot(self.folder)[pathlib.Path("environment.json")], before)
 
   def test_another_configuration_is_told_every_key_and_changes_nothing(self):
@@ -63,7 +63,7 @@ class WorkdirTest(absltest.TestCase):
     del other.data.num_train
     for function in (workdir_lib.open_workdir, workdir_lib.check_workdir):
       with self.assertRaises(UserError) as caught:
-        function(self.folder, other)
+        function(make_run(other, self.folder))
       message = str(caught.exception)
       self.assertIn("seed (there 3, now 4)", message)
       self.assertIn(
@@ -88,7 +88,7 @@ class WorkdirTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, "is a file; expected a folder"):
       workdir_lib.open_workdir(make_run(self.config, self.folder))
     with self.assertRaisesRegex(UserError, "cannot write .*Not a directory"):
-      workdir_lib.open_workdir(self.folder / "below", self.config)
+      workdir_lib.open_workdir(make_run(self.config, self.folder / "below"))
     self.assertEqual(self.folder.read_text(), "mine")
 
   def test_a_folder_without_training_says_what_to_do(self):
