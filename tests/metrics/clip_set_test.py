@@ -156,7 +156,9 @@ class ClipSetTest(FolderTestCase):
     np.savez(self.folder / "b.npz", x=objects)
     np.save(self.folder / "b.npy", objects, allow_pickle=True)
     for name in ("b.npz", "b.npy"):  # Nothing is unpickled.
-      with self.assertRaisesRegex(UserError, f"{name} cannot be read as a Num.*[Oo]bject"):
+      with self.assertRaisesRegex(
+        UserError, f"{name} cannot be read as a Num.*[Oo]bject"
+      ):
         clip_set.open_clips(self.folder / name)
     (self.folder / "b.npz").write_bytes(b"nothing")
     with self.assertRaisesRegex(UserError, "b.npz cannot be read"):
