@@ -1136,6 +1136,7 @@ MISTAKES = [
     ("samples of eps whatever is predicted",
      "process.make_denoise_fn(model_fn, self.parameterization)",
      'process.make_denoise_fn(model_fn, "eps")'),
+    tests="tests/systems/lamd/dmg_stage_test.py",
   ),
   *_mistakes(
     "systems/lamd/motion.py",

@@ -84,7 +84,7 @@ class ContentEncoder(nn.Module):
     content_channels: d', the channels of f_x0.
     num_blocks: Number of residual blocks at each scale.
     dtype: Dtype of the computation.
-    remat: See `MCDVAE`.
+    remat: Field of `MCDVAE`.
   """
 
   channels: Sequence[int]
@@ -129,7 +129,7 @@ class MotionEncoder(nn.Module):
     latent_frames: Number of steps in time that remain.
     kernels: Kernel sizes of the residual block in each stage.
     dtype: Dtype of the computation.
-    remat: See `MCDVAE`.
+    remat: Field of `MCDVAE`.
   """
 
   channels: Sequence[int]
@@ -209,7 +209,7 @@ class FusionDecoder(nn.Module):
     kernels: Kernel sizes of the residual blocks.
     fusion: One of `FUSIONS`, described above.
     dtype: Dtype of the computation.
-    remat: See `MCDVAE`.
+    remat: Field of `MCDVAE`.
   """
 
   num_frames: int
