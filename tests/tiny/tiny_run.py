@@ -3,11 +3,17 @@
 import pathlib
 import tempfile
 
+import jax
+import jax.numpy as jnp
+import optax
 import tiny_config
 import tiny_lamd
 
-from lamd_jax.experiment import trained
+from lamd_jax.experiment import trained, workdir
 from lamd_jax.experiment.run import make_run
+from lamd_jax.experiment.workdir import CHECKPOINTS
+from lamd_jax.training import checkpoint
+from lamd_jax.training.state import init_state
 
 FPS = 10.0
 
@@ -33,3 +39,32 @@ def random_stages(run, seed=1):
     params = tiny_lamd.filled(trained.abstract_params(run, name), seed + i)
     stages[name] = trained.around(run, name, stages, params, {"fps": FPS, "step": 7})
   return stages
+
+
+def save_stage(run, name, params, *, step=None):
+  """Writes a checkpoint of a stage, as its training does at a step.
+
+  Args:
+    run: The run; its folder is written to.
+    name: Name of the stage.
+    params: The averaged parameters. Those in training are others: all 9.
+    step: Number of updates; by default the stage's last.
+  """
+  folder = run.stage_folder(name) / CHECKPOINTS
+  step = run.config[name].train.steps if step is None else step
+  state = init_state(params, optax.identity()).replace(
+    step=jnp.array(step, jnp.int32), params=jax.tree.map(lambda x: 0 * x + 9, params)
+  )
+  meta = {"step": step, "seconds": 1.0, "fps": FPS}
+  with checkpoint.open_manager(folder) as manager:
+    checkpoint.save(manager, step, state, meta, {"loss": -float(step)})
+    checkpoint.finish(manager)
+
+
+def trained_folder(config, folder):
+  """Writes a trained work folder with random parameters; returns its run."""
+  workdir.open_workdir(folder, config)
+  run = tiny_run(config, folder)
+  for name, stage in random_stages(run).items():
+    save_stage(run, name, stage.params)
+  return run
