@@ -28,6 +28,7 @@ from lamd_jax.systems.pipeline import (
   Pipeline,
   Request,
   Sampler,
+  Stages,
   Trained,
   collect,
 )
@@ -41,6 +42,7 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 Picture = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
 Videos = UInt8[np.ndarray, "n f h w 3"]
+Motion = UInt8[np.ndarray, "_ _ _ 3"]  # A video of another size than the others given.
 
 
 class Model:
@@ -56,7 +58,7 @@ class Model:
     fps: Frames per second of its clips.
   """
 
-  def __init__(self, config: Config, stages: Mapping[str, Trained], devices: Devices):
+  def __init__(self, config: Config, stages: Stages, devices: Devices):
     """Computes nothing, and looks up no stage, before it is asked for a video.
 
     Args:
@@ -162,7 +164,7 @@ class Model:
 
   def transfer(
     self,
-    motion: Video | Sequence[Video],
+    motion: Motion | Sequence[Motion],
     image: Picture,
     *,
     strength: float | Sequence[float] = 1.0,
@@ -215,7 +217,7 @@ class Model:
     task: str,
     video: Video | None = None,
     *,
-    motions: tuple[Video, ...] = (),
+    motions: tuple[Motion, ...] = (),
     num: int = 1,
     seed: int = 0,
     num_frames: int | None = None,
@@ -254,7 +256,7 @@ class Model:
     task: str,
     video: Video | None = None,
     *,
-    motions: tuple[Video, ...] = (),
+    motions: tuple[Motion, ...] = (),
     num: int = 1,
     num_frames: int | None = None,
     said: Mapping[str, Any] | None = None,

@@ -13,7 +13,7 @@ from lamd_jax.experiment.run import Run
 from lamd_jax.experiment.workdir import CHECKPOINTS
 from lamd_jax.metrics import features, lpips
 from lamd_jax.systems import autoencoder
-from lamd_jax.systems.pipeline import Devices, Pipeline, Trained
+from lamd_jax.systems.pipeline import Devices, Pipeline, Stages, Trained
 from lamd_jax.systems.stage import Part, Stage
 from lamd_jax.training import checkpoint, sharding
 from lamd_jax.types import Params, UserError
@@ -167,7 +167,7 @@ class TrainedStages(Mapping[str, Trained]):
     return len(self._run.stages)
 
 
-def make_pipeline(run: Run, stages: Mapping[str, Trained] | None = None) -> Pipeline:
+def make_pipeline(run: Run, stages: Stages | None = None) -> Pipeline:
   """Returns the pipeline of a run's system.
 
   Args:

@@ -47,6 +47,18 @@ class Trained(NamedTuple):
   meta: Mapping[str, Any]
 
 
+@runtime_checkable
+class Stages(Protocol):
+  """Trained stages by name; looking one up may be what restores it.
+
+  No mapping: to check the values of one, type checkers look them up.
+  """
+
+  def __getitem__(self, stage: str, /) -> Trained:
+    """Returns a stage."""
+    ...
+
+
 class Devices(NamedTuple):
   """The devices, whatever their number, as a pipeline uses them.
 
