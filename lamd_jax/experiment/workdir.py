@@ -68,7 +68,8 @@ def check_workdir(run: Run) -> None:
   """Raises a `UserError` unless the folder was trained with this configuration."""
   if not is_begun(run.folder):
     raise UserError(
-      f"--workdir={run.folder} has no {CONFIG}: expected a folder that --mode=train wrote"
+      f"--workdir={run.folder} has no {CONFIG}: expected a folder that --mode=train"
+      " wrote"
     )
   there = writing.read_json(run.folder / CONFIG)
   differing = [
