@@ -217,14 +217,11 @@ def sentence(figures: Mapping[str, float | int]) -> str:
   start = (
     f"from the first {_count(k, 'frame') if k != '1' else 'frame'} of each"
     if k != "0"
-    else "beside each, of which the model is given no frame"
+    else "for each, with no frame of it given to the model"
   )
   samples = f", {_count(s, 'sample')} {start}" if s != "0" else ", reconstructed"
   left_out = (
-    "; all but the figure of given frames leave those out, which are measured by"
-    " themselves"
-    if k != "0"
-    else ""
+    "; given frames are left out of all figures but their own" if k != "0" else ""
   )
   return (
     f"Measured on {_count(n, 'held-out clip')} of {f} frames at {h}x{w} pixels"

@@ -1,4 +1,4 @@
-"""Captions through a text encoder once, and kept by content.
+"""Captions are embedded once, and kept by content.
 
 The reference was written by tests/benchmarks/text_encoder_reference.py.
 """

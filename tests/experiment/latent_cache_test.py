@@ -1,4 +1,4 @@
-"""Latents that are kept: the same training, and never another model's."""
+"""Kept latents train as their clips do, and are never those of another model."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""BERT's tokenizer, by a vocabulary of the test's own; numbers known by hand."""
+"""BERT's tokenizer with a vocabulary made by the test; ids known by hand."""
 
 import json
 import pathlib

@@ -1,4 +1,4 @@
-"""Weight files: read whole, checked, and never run."""
+"""Weight files are read whole and checked, and never run code."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ ORIGIN = weights.Origin("A of B", "example.org/a.pth", "12ab34cd", "import torch
 
 
 class Harmful:
-  """What a pickle can do to those who read it."""
+  """An object whose unpickling runs code."""
 
   def __init__(self, path):
     self.path = path

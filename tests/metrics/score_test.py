@@ -71,7 +71,7 @@ class ScoreTest(FilesTestCase):
     self.assertEqual(fvd["protocol"]["height"], 6)
     self.assertEmpty(fvd["companions"])
 
-  def test_with_twice_the_real_clips_floor_and_ceiling_stand_beside_it(self):
+  def test_with_twice_the_real_clips_a_card_has_floor_and_ceiling(self):
     real, generated = videos(140, 0), videos(70, 1) // 2
     real[:, 1:] //= 2  # A still is then brighter than a video.
     (card,) = self.score(self.open("real", real), self.open("gen", generated))
@@ -114,7 +114,7 @@ class ScoreTest(FilesTestCase):
     with self.assertRaisesRegex(UserError, "9 clips are too few for FVD"):
       self.score(real, few, (KVD._replace(detector=never), alone))
 
-  def test_pairs_are_compared_one_by_one_and_stills_beside_them(self):
+  def test_pairs_are_compared_one_by_one_and_with_stills(self):
     real, generated = videos(5, 0), videos(5, 1)
     (card,) = self.score(self.open("r", real), self.open("g", generated), (PSNR,))
     self.assertAlmostEqual(card["value"], image.psnr(real, generated))
@@ -123,7 +123,7 @@ class ScoreTest(FilesTestCase):
     with self.assertRaisesRegex(UserError, "5 generated .* one by one with 4 real"):
       self.score(self.open("r", real), self.open("g", generated), (PSNR,), num_real=4)
 
-  def test_of_one_set_alone_real_clips_stand_beside_it(self):
+  def test_a_measure_of_one_set_has_real_clips_as_companions(self):
     real, generated = videos(6, 0), videos(5, 1)
     (card,) = self.score(self.open("r", real), self.open("g", generated), (SPREAD,))
     spread = lambda clips: float(np.asarray(mean_colours(clips)).std())
