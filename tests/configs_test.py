@@ -9,11 +9,14 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 import ml_collections
+import pytest
 
+from lamd_jax.experiment import batches, trained
 from lamd_jax.experiment import workdir as workdir_lib
-from lamd_jax.jobs import train
-from lamd_jax.systems import autoencoder, table
+from lamd_jax.experiment.run import make_run
+from lamd_jax.jobs import check
 from lamd_jax.systems import stage as stage_lib
+from lamd_jax.systems import table
 from lamd_jax.training import sharding
 from lamd_jax.types import UserError
 
@@ -62,23 +65,16 @@ def keys(node, path=""):
 @functools.cache
 def shapes(name, arg):
   """Parameters, loss and metrics of each stage, as shapes: computes nothing."""
-  config, stages = load(name, arg), {}
-  key, batch = jax.eval_shape(jax.random.key, 0), workdir_lib.abstract_batch(config, 2)
+  run, stages = make_run(load(name, arg), pathlib.Path()), {}
+  key = jax.eval_shape(jax.random.key, 0)
 
   def init_and_loss(stage, key, batch):
     params = stage.init(key, batch)
     return params, *stage.loss(params, batch, key, train=True)
 
-  for stage_name in config.stages:
-    earlier = {before: values[0] for before, values in stages.items()}
-    kind = config[stage_name].get("loss", {}).get("perceptual", "none")
-    if kind != "none":
-      shape = batch["video"].shape
-      shape = (1, *shape[2:]) if kind == "lpips_vgg" else shape
-      of = jax.ShapeDtypeStruct(shape, "float32")
-      init = autoencoder.DISTANCES[kind].init
-      earlier["perceptual"] = jax.eval_shape(init, key, of, of)
-    stage = table.make_stage(config, stage_name, earlier)
+  for stage_name in run.stages:
+    batch = batches.abstract_batch(run, stage_name, 2)
+    stage = trained.make_stage(run, stage_name, for_training=True, abstract=True)
     stages[stage_name] = jax.eval_shape(init_and_loss, stage, key, batch)
   return stages
 
@@ -91,7 +87,7 @@ class ConfigsTest(parameterized.TestCase):
     # As on a laptop: batches of smoke runs need not divide by the devices of tests.
     mesh = jax.make_mesh((1, 1, 1, 1), sharding.AXES, devices=jax.devices()[:1])
     with mock.patch.object(sharding, "make_mesh", return_value=mesh):
-      train.check(config)
+      check.check(make_run(config, pathlib.Path()))
     system = "vdm" if name.startswith("vdm") else "lamd"
     self.assertEqual(workdir_lib._plain(config)["system"], system)
 
@@ -118,6 +114,7 @@ class ConfigsTest(parameterized.TestCase):
 
   # The quickstart is for one device: small batches learn most on two cores.
   @parameterized.parameters(sorted({*FILES} - {"quickstart"}))
+  @pytest.mark.mesh
   def test_default_batches_split_over_8_devices(self, name):
     config = load(name)
     mesh = sharding.make_mesh(config.mesh.to_dict())
@@ -165,12 +162,14 @@ class ConfigsTest(parameterized.TestCase):
       self.assertEqual({x.shape for x in (loss, *metrics.values())}, {()})
 
   @parameterized.parameters(FILES)
+  @pytest.mark.mesh
   def test_the_rules_place_every_parameter(self, name):
     trees = [params for params, *_ in shapes(name, "").values()]
     config = load(name)
-    first = table.make_stage(config, config.stages[0], {})
+    run = make_run(config, pathlib.Path())
+    first = table.bare_stage(config, config.stages[0])
     if isinstance(first, stage_lib.AdversarialStage):
-      key, batch = jax.random.key(0), workdir_lib.abstract_batch(config)
+      key, batch = jax.random.key(0), batches.abstract_batch(run, config.stages[0])
       trees.append(jax.eval_shape(first.init_critic, key, batch))
     mesh = sharding.make_mesh({"fsdp": 8})
     for tree in trees:

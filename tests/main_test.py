@@ -12,6 +12,7 @@ import warnings
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
+import pytest
 import tiny_config
 import window_stages
 
@@ -79,9 +80,8 @@ class ConfigurationTest(MainTestCase):
     ("--config.stages=vae", "'vae'; lamd has mcd_vae, dmg"),
     ("--config.stages=()", "config.stages is empty"),
     ("--config.compute_dtype=half", "'half'; known: float32, bfloat16"),
-    ("--config.mesh.data=3", "mesh .* does not fit 8 device"),
+    ("--config.mesh.data=3", "mesh .* does not fit 1 device"),
     ("--config.run.log_examples=2", "log_examples=2: expected True or False|bool"),
-    ("--config.dmg.train.batch_size=12", "batch_size=12 .* nearest sizes: 8 or 16"),
     ("--config.dmg.train.schedule=cos", "'cos'; known: constant, cosine, linear"),
     ("--config.dmg.train.log_every=0", "dmg.train.log_every=0: .* from 1 on"),
     ("--config.mcd_vae.train.ema_decay=2.0", "ema_decay=2.0: expected 0 to 1"),
@@ -101,6 +101,11 @@ class ConfigurationTest(MainTestCase):
   )
   def test_a_wrong_value_is_named_with_what_is_right(self, flag, message):
     self.assert_refused(message, TINY, flag)
+
+  @pytest.mark.mesh
+  def test_a_batch_that_eight_devices_cannot_share_is_named(self):
+    message = "batch_size=12 .* nearest sizes: 8 or 16"
+    self.assert_refused(message, TINY, "--config.dmg.train.batch_size=12")
 
   @parameterized.parameters(
     ("configs/quikstart.py", "no such file; did you mean .*configs/quickstart.py"),

@@ -17,15 +17,13 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-import lamd_jax
 from lamd_jax.data import media
 from lamd_jax.experiment import conditions, trained
-from lamd_jax.experiment.run import make_run
+from lamd_jax.experiment.run import Run, make_run
 from lamd_jax.experiment.workdir import CONFIG
 from lamd_jax.files import writing
-from lamd_jax.systems.clip import Clip, clip_of
+from lamd_jax.systems.clip import Clip
 from lamd_jax.systems.pipeline import (
-  Devices,
   Pipeline,
   Request,
   Sampler,
@@ -33,9 +31,9 @@ from lamd_jax.systems.pipeline import (
   Trained,
   collect,
 )
-from lamd_jax.systems.table import find_system
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, UserError
+from lamd_jax.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
@@ -59,28 +57,33 @@ class Model:
     fps: Frames per second of its clips.
   """
 
-  def __init__(self, config: Config, stages: Stages, devices: Devices):
+  def __init__(self, run: Run, stages: Stages | None = None):
     """Computes nothing, and looks up no stage, before it is asked for a video.
 
     Args:
-      config: The configuration that the stages were trained with.
-      stages: The trained stages by name.
-      devices: Where to sample.
+      run: The experiment that it was trained in.
+      stages: The trained stages by name; by default those of the work folder.
     """
-    self.config = config
-    self.clip: Clip = clip_of(config, config.stages[-1])
-    self._stages, self._devices = stages, devices
+    self.config = run.config
+    self.clip: Clip = run.clip(run.stages[-1])
+    self._run = run
+    self._stages = trained.TrainedStages(run) if stages is None else stages
 
   @functools.cached_property
   def pipeline(self) -> Pipeline:
     """The system's pipeline around the stages."""
-    system = find_system(self.config)
-    return system.pipeline(self.config, self._stages, self._devices)
+    return trained.make_pipeline(self._run, self._stages)
 
   @functools.cached_property
   def fps(self) -> float:
     """Frames per second of its clips."""
     return float(self._stages[self.config.stages[0]].meta["fps"])
+
+  def stage(self, name: str) -> Trained:
+    """Returns a trained stage: its networks, parameters and meta."""
+    if name not in self.config.stages:
+      raise UserError(f"no stage {name!r}; known: {', '.join(self.config.stages)}")
+    return self._stages[name]
 
   def animate(
     self,
@@ -195,16 +198,14 @@ class Model:
     Raises:
       UserError: The system has no autoencoder, or a clip is of another length.
     """
-    system = find_system(self.config)
-    names = [
-      n for n in self.config.stages if system.stages[n].output == "reconstruction"
-    ]
-    if not names:
+    name = self._run.with_output("reconstruction")
+    if name is None:
       raise UserError(f"{self.config.system} works on pixels: it has no autoencoder")
     clips = video if video.ndim == 5 else video[None]
     batch = {"video": np.stack([self._fitted(x) for x in clips])}
     size = min(self.config.sample.batch_size, len(clips))
-    sampler = Sampler(self._stages[names[-1]], self._devices, size)
+    devices = trained.devices_of(self._run)
+    sampler = Sampler(self._stages[name], devices, size)
     return sampler(batch, jax.random.key(0))
 
   def run(
@@ -270,7 +271,7 @@ class Model:
           f"{task} needs {reading.least} frames to begin with; {len(video)} were given"
         )
       video = media.resize_crop(video[: reading.most], reading.resolution)
-    arrays = conditions.asked(self.config, num, **said)
+    arrays = conditions.asked(self._run.conditions, num, **said)
     return Request(task, num, arrays, video, motions, num_frames, options)
 
   def save(self, path: str | os.PathLike[str]) -> None:
@@ -296,7 +297,7 @@ class Model:
         arrays[f"{name}/{key}"] = np.asarray(x)
       stages[name] = {"meta": dict(meta), "statistics": {}}
     description = {
-      "lamd_jax": lamd_jax.__version__,
+      "lamd_jax": __version__,
       "config": json.loads(self.config.to_json_best_effort()),
       "stages": stages,
     }
@@ -340,7 +341,7 @@ def load(path: str | os.PathLike[str]) -> Model:
       f" Model.save wrote ({DESCRIPTION})"
     )
   run = make_run(_to_config(writing.read_json(folder / CONFIG)), folder)
-  return Model(run.config, trained.TrainedStages(run), trained.devices_of(run))
+  return Model(run)
 
 
 def _to_config(values: Mapping[str, Any]) -> Config:
@@ -368,7 +369,7 @@ def _load_saved(folder: pathlib.Path) -> Model:
     _check_alike(folder, name, abstract, given[name])
     placed = sharding.put(given[name], sharding.state_sharding(run.mesh, abstract))
     stages[name] = trained.around(run, name, stages, placed, meta.get(name, {}))
-  return Model(config, stages, trained.devices_of(run))
+  return Model(run, stages)
 
 
 def _nested(arrays: Mapping[str, np.ndarray], stage: str) -> dict[str, Any]:

@@ -54,7 +54,7 @@ SYSTEMS = {
         "mcd_vae": StageSpec(mcd_vae.make_mcd_vae, output="reconstruction"),
         "dmg": StageSpec(dmg.make_dmg, needs=("mcd_vae",), output="sample"),
       },
-      lamd_pipeline.make_pipeline,
+      lamd_pipeline.LaMDPipeline,
     ),
     System(
       "vdm",

@@ -72,7 +72,7 @@ def whole_job(folder):
   """Does what the command line does without --mode."""
   run = make_run(CONFIG, folder)
   check.check(run)
-  workdir_lib.open_workdir(folder, CONFIG)
+  workdir_lib.open_workdir(make_run(CONFIG, folder))
   train.train(run)
   generate.sample_clips(run)
   evaluate.evaluate(run, 1.5)

@@ -26,6 +26,7 @@ from lamd_jax.training import checkpoint, optimizer, sharding
 from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import init_adversarial_state, init_state
 
+pytestmark = pytest.mark.mesh
 KEY = jax.random.key(5)
 F = 2
 MESHES = {
@@ -191,8 +192,8 @@ class MeshesTest(parameterized.TestCase):
   def test_an_adversarial_step_and_a_sample_are_those_of_one_device(self):
     self.check("mcd_vae", "tensor")
 
-  @pytest.mark.slow
   @parameterized.product(name=STAGES, mesh_name=tuple(MESHES))
+  @pytest.mark.slow
   def test_every_stage_is_that_of_one_device_on_every_mesh(self, name, mesh_name):
     self.check(name, mesh_name)
 

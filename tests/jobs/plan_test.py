@@ -9,6 +9,7 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
+import pytest
 import tiny_config
 import tiny_lamd
 
@@ -97,6 +98,7 @@ class PlanTest(parameterized.TestCase):
     self.assertEqual(need.flops, need.flops_computed)
     self.assertGreater(need.flops, 0)
 
+  @pytest.mark.mesh
   def test_the_first_that_fits_is_found_and_no_more_is_compiled(self):
     config = copy.deepcopy(CONFIG)
     config.dmg.train.batch_size = 64  # 8 for each device.

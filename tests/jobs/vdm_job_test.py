@@ -25,7 +25,7 @@ class VDMJobTest(absltest.TestCase):
     run = make_run(config, folder)
     check.check(run)
     check.rehearse(run)
-    workdir_lib.open_workdir(folder, config)
+    workdir_lib.open_workdir(make_run(config, folder))
     train.train(run)
     self.assertLen(training_log.read_scalars(folder / "base"), 2)
     generate.sample_clips(run)
@@ -55,7 +55,7 @@ class VDMJobTest(absltest.TestCase):
     paths = generate.generate(run, longer)
     self.assertEqual(media.probe(paths[0]).num_frames, 5)
     source = sources.make_source(config.data.to_dict(), "eval")
-    describe = conditions.describer(config, source)
+    describe = conditions.describer(conditions.make_conditions(config), source)
     self.assertEqual(int(describe(1)["label"]), source.annotation(1)["label"])
 
     # A picture is one given frame; of another number it cannot be asked.

@@ -10,6 +10,7 @@ import tiny_config
 
 from lamd_jax.systems import table
 from lamd_jax.systems.networks import apply
+from lamd_jax.systems.stage import Part
 
 CONFIG = tiny_config.get_config()
 KEY = jax.random.key(11)
@@ -18,27 +19,32 @@ BATCH = {"video": jnp.asarray(VIDEO)}
 
 
 def filled(shapes, seed):
-  """Normal numbers for every parameter, zero at first or not."""
+  """Fills every parameter with normal numbers, those initialized to zero too."""
   rng = np.random.default_rng(seed)
   return jax.tree.map(lambda s: jnp.float32(rng.normal(0.0, 0.3, s.shape)), shapes)
 
 
 @functools.cache
 def autoencoder():
-  """Stage 1 with parameters."""
+  """Returns stage 1 and its parameters."""
   stage = table.make_stage(CONFIG, "mcd_vae", {})
   return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 1)
 
 
+def parts():
+  """Returns the trained parts that stage 2 needs."""
+  return {"mcd_vae": Part(autoencoder()[1])}
+
+
 @functools.cache
 def generator():
-  """Stage 2 with parameters, around stage 1."""
-  stage = table.make_stage(CONFIG, "dmg", {"mcd_vae": autoencoder()[1]})
+  """Returns stage 2, built around stage 1, and its parameters."""
+  stage = table.make_stage(CONFIG, "dmg", parts())
   return stage, filled(jax.eval_shape(stage.init, KEY, BATCH), 2)
 
 
 def configured(condition=None, **sample):
-  """The configuration with a condition, and with other sampling."""
+  """Returns the configuration with a condition and other sampling values."""
   config = copy.deepcopy(CONFIG)
   config.update({"sample": sample})
   if condition:
@@ -47,14 +53,14 @@ def configured(condition=None, **sample):
 
 
 def conditional(condition, batch, **sample):
-  """Stage 2 with a condition, and parameters for batches like this one."""
+  """Returns stage 2 with a condition, and parameters for batches like this one."""
   config = configured(condition, **sample)
-  stage = table.make_stage(config, "dmg", {"mcd_vae": autoencoder()[1]})
+  stage = table.make_stage(config, "dmg", parts())
   return stage, filled(jax.eval_shape(stage.init, KEY, batch), 3)
 
 
 @functools.cache
 def vae(method):
-  """A method of the network of stage 1 with its parameters."""
+  """Returns a compiled method of stage 1's network, bound to its parameters."""
   stage, params = autoencoder()
   return jax.jit(functools.partial(apply, stage.model, params, method=method))

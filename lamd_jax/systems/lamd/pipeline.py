@@ -134,10 +134,5 @@ class LaMDPipeline:
     )
 
 
-def make_pipeline(config: Config, trained: Stages, devices: Devices) -> LaMDPipeline:
-  """Builds the pipeline; stages are restored when a task first needs them."""
-  return LaMDPipeline(config, trained, devices)
-
-
 def _options(request: Request) -> tuple[tuple[float, ...], int | None]:
   return tuple(request.options.get("strengths", (1.0,))), request.options.get("mix")

@@ -40,7 +40,7 @@ def make(config=None, **stages):
   stage, params = autoencoder()
   stages = {"mcd_vae": Trained(stage, params, {}, {"fps": FPS})} | stages
   devices = Devices(put=lambda x: x, jit=compiled)
-  return pipeline.make_pipeline(config or tiny_config.get_config(), stages, devices)
+  return pipeline.LaMDPipeline(config or tiny_config.get_config(), stages, devices)
 
 
 def difference(a, b):
@@ -145,7 +145,7 @@ class TasksTest(absltest.TestCase):
 
     config = tiny_config.get_config()
     devices = Devices(put=lambda x: x, jit=compiled)
-    made = pipeline.make_pipeline(config, Nothing(), devices)
+    made = pipeline.LaMDPipeline(config, Nothing(), devices)
     self.assertEqual(made.reading("transfer", {}), Reading(S, 1, 1, 1))
 
 

@@ -21,13 +21,14 @@ from tiny_lamd import (
   vae,
 )
 
-from lamd_jax.diffusion import schedules
+from lamd_jax.diffusion import samplers, schedules
 from lamd_jax.models.conditioning import Tokens
 from lamd_jax.models.dmg import DMG
 from lamd_jax.models.mcd_vae import normalize
 from lamd_jax.systems import table
 from lamd_jax.systems.lamd import dmg as dmg_lib
 from lamd_jax.systems.pixels import from_uint8
+from lamd_jax.systems.stage import Part
 from lamd_jax.types import UserError
 
 CLASS = dict(kind="class", num_classes=5)
@@ -81,14 +82,14 @@ def knowing(condition=None, dropout=0.1, **sample):
   """Stage 2 that predicts latents it knows, without noise at the end."""
   condition = condition and condition | {"dropout": dropout}
   config = configured(condition, **sample)
-  stage = table.make_stage(config, "dmg", generator_earlier())
+  stage = table.make_stage(config, "dmg", generator_parts())
   model = Knows(condition=stage.model.condition)
   schedule = schedules.make_schedule("cosine")
   return stage.replace(model=model, parameterization="x", schedule=schedule)
 
 
-def generator_earlier():
-  return {"mcd_vae": generator()[0].vae_params}
+def generator_parts():
+  return {"mcd_vae": Part(generator()[0].vae_params)}
 
 
 def changed(*, frames):
@@ -176,7 +177,7 @@ class DMGStageTest(parameterized.TestCase):
       self.assertTrue(np.all(np.isfinite(leaf)))
     self.assertGreater(max(np.abs(x).max() for x in jax.tree.leaves(trained)), 0.0)
 
-  @parameterized.parameters(*dmg_lib.SAMPLERS)
+  @parameterized.parameters(*samplers.SAMPLERS)
   def test_a_known_latent_is_normalized_and_decoded(self, sampler):
     stage = knowing(sampler=sampler)
     z = normal(seed=3, mean=2.0)
@@ -338,7 +339,8 @@ class WindowTest(parameterized.TestCase):
       content = self.stage._content(video[:, 0])
       denoise_fn = self.stage._denoise_fn(self.params, {}, content)
       denoise_fn = self.stage._meeting(denoise_fn, content, video, known)
-      return self.stage._decode(self.stage._draw(denoise_fn, content, KEY), content)
+      z = self.stage._draw(denoise_fn, content, KEY, None)
+      return self.stage._decode(z, content)
 
     error = lambda known: np.abs(made(known) - wanted)[:, 2].mean((1, 2, 3))
     far = error(jnp.array([True, False, False]))
@@ -346,6 +348,25 @@ class WindowTest(parameterized.TestCase):
     weightless = dataclasses.replace(self.stage.sampling, frames_weight=0.0)
     off = self.sample(video, known, self.stage.replace(sampling=weightless))
     np.testing.assert_allclose(off[:, 1], free[:, 1], atol=1e-5)
+
+  def test_of_two_further_frames_each_pulls_half_as_much(self):
+    # The guidance is linear in what each frame adds to the error.
+    z_t, logsnr = normal(seed=8), jnp.zeros(2)
+
+    @jax.jit
+    def shift(known):
+      content = self.stage._content(self.video[:, 0])
+      denoise_fn = self.stage._denoise_fn(self.params, {}, content)
+      guided = self.stage._meeting(denoise_fn, content, self.video, known)
+      return guided(z_t, logsnr).x - denoise_fn(z_t, logsnr).x
+
+    one, other, both = (
+      np.asarray(shift(jnp.array([True, *later])))
+      for later in ([True, False], [False, True], [True, True])
+    )
+    for alone in (one, other):
+      self.assertGreater(np.abs(alone).max(), 1e-3)
+    np.testing.assert_allclose(both, 0.5 * (one + other), atol=1e-4)
 
   def test_it_does_not_upsample(self):
     for is_known, low in (
@@ -395,13 +416,13 @@ class ConfigurationTest(parameterized.TestCase):
     config = configured(condition)
     config.sample = dict(CONFIG.sample) | sample
     with self.assertRaisesRegex(UserError, message):
-      table.make_stage(config, "dmg", {"mcd_vae": None})
+      table.make_stage(config, "dmg", {"mcd_vae": Part(None)})
 
   def test_a_pool_that_does_not_divide_the_latent_is_named(self):
     config = configured()
     config.dmg.model.context_pool = 3
     with self.assertRaisesRegex(UserError, "context_pool=3: .* divisor of 4"):
-      table.make_stage(config, "dmg", {"mcd_vae": None})
+      table.make_stage(config, "dmg", {"mcd_vae": Part(None)})
 
 
 if __name__ == "__main__":
