@@ -40,6 +40,7 @@ WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 Picture = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
 Videos = UInt8[np.ndarray, "n f h w 3"]
+Made = UInt8[np.ndarray, "n f2 h2 w2 3"]  # Videos of the model's size.
 Motion = UInt8[np.ndarray, "_ _ _ 3"]  # A video of another size than the others given.
 
 
@@ -92,7 +93,7 @@ class Model:
     seed: int = 0,
     caption: str | None = None,
     label: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos that begin with a picture.
 
     Args:
@@ -115,7 +116,7 @@ class Model:
     seed: int = 0,
     caption: str | None = None,
     label: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos made from noise, under a condition or under none.
 
     Args:
@@ -139,7 +140,7 @@ class Model:
     seed: int = 0,
     caption: str | None = None,
     label: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos that begin with the given one and go on.
 
     Args:
@@ -166,7 +167,7 @@ class Model:
     *,
     strength: float | Sequence[float] = 1.0,
     mix: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos of a picture that move like clips; nothing in it is random.
 
     Args:
@@ -188,7 +189,7 @@ class Model:
     clips = tuple(self._fitted(x) for x in motions)
     return self.run("transfer", _one(image), motions=clips, options=options)
 
-  def reconstruct(self, video: Video | Videos) -> Videos:
+  def reconstruct(self, video: Video | Videos) -> Made:
     """Returns what the model's autoencoder makes of clips.
 
     Args:
@@ -218,7 +219,7 @@ class Model:
     num_frames: int | None = None,
     said: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns the videos of any task of the system's pipeline.
 
     Args:
@@ -312,7 +313,7 @@ class Model:
       part.unlink(missing_ok=True)
     writing.write_json(folder / DESCRIPTION, description)
 
-  def _fitted(self, clip: Video) -> Video:
+  def _fitted(self, clip: Motion) -> Video:
     """Returns a clip at the model's resolution."""
     if len(clip) != self.clip.num_frames:
       raise UserError(
