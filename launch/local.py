@@ -3,11 +3,12 @@
 
     python launch/local.py --processes=2 --config=configs/quickstart.py
 
-The one thing to choose is --processes; all that follows is for lamd_jax.main. Each
-process gets --devices_per_process devices (1): GPUs of this machine in order, or as
-many simulated CPU devices. Process 0 prints as it is, the others after their number.
-Ctrl-C and SIGTERM save and stop all; a second Ctrl-C kills. When one dies, the others
-are ended too, and the last line says which it was and how.
+Only --processes is required; all other arguments are passed on to lamd_jax.main. Each
+process gets --devices_per_process devices (default 1): GPUs of this machine in order,
+or that many simulated CPU devices. The output of process 0 appears unchanged, that of
+the others is prefixed with their number. Ctrl-C and SIGTERM make all processes save and
+stop; a second Ctrl-C kills them. When one dies, the others are stopped too, and the
+last line says which one died and how.
 """
 
 import argparse
@@ -19,11 +20,11 @@ import sys
 import threading
 import time
 
-LAST_WORDS_SECONDS = 10  # From one death until the others are killed.
+LAST_WORDS_SECONDS = 10  # Time for the others to end after one has died.
 
 
 def start(number, port, args, rest):
-  """Starts one process; what it prints appears here."""
+  """Starts one process, whose output appears here."""
   first = number * args.devices_per_process
   devices = map(str, range(first, first + args.devices_per_process))
   command = [sys.executable, "-u", "-m", "lamd_jax.main", *rest]
@@ -40,7 +41,7 @@ def start(number, port, args, rest):
     stdin=subprocess.DEVNULL,
     stdout=output,
     stderr=output,
-    # The terminal's Ctrl-C comes here alone, and is passed on once.
+    # A Ctrl-C in the terminal reaches only this process, which passes it on.
     start_new_session=True,
   )
   pairs = ((process.stdout, sys.stdout.buffer), (process.stderr, sys.stderr.buffer))
@@ -55,17 +56,17 @@ def start(number, port, args, rest):
 
 
 def copy(source, to, prefix):
-  """Prints the lines of a stream, each after a prefix."""
+  """Prints the lines of a stream, each with a prefix."""
   for line in source:
     to.write(prefix + line.rstrip(b"\n") + b"\n")
     to.flush()
 
 
 def wait(processes):
-  """Waits until all have ended; kills what goes on after one has failed.
+  """Waits until all have ended; kills those still running some time after a failure.
 
   Returns:
-    Their numbers in the order of their ends, and whether any was killed.
+    The processes' numbers in the order in which they ended, and whether any was killed.
   """
   ended, deadline, is_killed = [], float("inf"), False
   while len(ended) < len(processes):
@@ -82,14 +83,14 @@ def wait(processes):
 
 
 def send(processes, number):
-  """Sends a signal to those that still run."""
+  """Sends a signal to all processes that are still running."""
   for process in processes:
     if process.poll() is None:
       process.send_signal(number)
 
 
 def said(status):
-  """An exit status in words."""
+  """Returns an exit status in words."""
   return f"signal {signal.Signals(-status).name}" if status < 0 else f"status {status}"
 
 
@@ -131,7 +132,7 @@ def main():
   if is_killed or {process.returncode for process in processes} != {status}:
     print(
       f"launch/local.py: process {failed[0]} of {args.processes} ended with"
-      f" {said(status)}, the others were stopped; the same command goes on from the"
+      f" {said(status)}, the others were stopped; the same command resumes from the"
       " last checkpoint",
       file=sys.stderr,
     )

@@ -1,18 +1,18 @@
 #!/usr/bin/env bash
-# Runs one command on every worker of a Cloud TPU VM, a single host or a pod:
+# Trains on every worker of a Cloud TPU VM, be it a single host or a pod:
 #
 #   NAME=my-tpu ZONE=us-east5-b PROJECT=my-project \
 #     launch/tpu_vm.sh --config=configs/bair.py --workdir=/mnt/shared/bair
 #
 # Copies this working tree to each worker (tracked and new files, nothing that git
-# ignores), installs it there, and runs python -m lamd_jax.main --distributed with
-# the arguments: the processes of a pod find each other, one host is a pod of one.
+# ignores), installs it there, and runs python -m lamd_jax.main --distributed with the
+# given arguments. The processes of a pod find each other; one host is a pod of one.
 set -euo pipefail
 
-NAME="${NAME:-}"        # Of the TPU VM,
-ZONE="${ZONE:-}"        # where it is,
-PROJECT="${PROJECT:-}"  # and whose.
-PYTHON="${PYTHON:-python3.11}"  # On the workers; 3.11 or later.
+NAME="${NAME:-}"        # Name of the TPU VM.
+ZONE="${ZONE:-}"        # Its zone.
+PROJECT="${PROJECT:-}"  # Its project.
+PYTHON="${PYTHON:-python3.11}"  # Interpreter on the workers; 3.11 or later.
 
 for variable in NAME ZONE PROJECT; do
   if [[ -z "${!variable}" ]]; then
@@ -27,7 +27,7 @@ git ls-files -z --cached --others --exclude-standard |
   tar --null -czf "$folder/lamd_jax.tar.gz" -T -
 
 set -- python -m lamd_jax.main --distributed "$@"
-command="$(printf '%q ' "$@")"  # Quoted once more, for the shell of the worker.
+command="$(printf '%q ' "$@")"  # Quoted again for the shell of the worker.
 workers=(--zone="$ZONE" --project="$PROJECT" --worker=all)
 echo "on every worker of $NAME: $command"
 gcloud compute tpus tpu-vm scp "$folder/lamd_jax.tar.gz" "$NAME:" "${workers[@]}"

@@ -12,6 +12,7 @@ from absl.testing import absltest
 ROOT = pathlib.Path(__file__).parents[1]
 MAY_IMPORT = {
   "types": set(),
+  "version": set(),
   "config": {"types"},
   "files": {"types"},
   # Siblings that do not know each other: mathematics, layers, videos, other weights.
@@ -21,14 +22,24 @@ MAY_IMPORT = {
   "interop": {"types"},
   "models": {"types", "nn"},
   "training": {"types", "files"},
-  "metrics": {"types", "files", "interop", "models", "data"},
+  "metrics": {"types", "version", "files", "interop", "models", "data"},
   "systems": {"types", "config", "nn", "models", "diffusion"},
   # Here all of them meet: first in one experiment, then in what is done with it.
   "experiment": {
-    *("types", "config", "files", "data", "interop", "models", "systems", "metrics"),
+    *(
+      "types",
+      "version",
+      "config",
+      "files",
+      "data",
+      "interop",
+      "models",
+      "systems",
+      "metrics",
+    ),
     "training",
   },
-  "report": {"types", "files", "data", "metrics", "training"},
+  "report": {"types", "version", "files", "data", "metrics", "training"},
   "jobs": {
     *("types", "config", "files", "data", "systems", "metrics", "training"),
     "experiment",

@@ -9,6 +9,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 import ml_collections
+import pytest
 
 from lamd_jax.experiment import batches, trained
 from lamd_jax.experiment import workdir as workdir_lib
@@ -113,6 +114,7 @@ class ConfigsTest(parameterized.TestCase):
 
   # The quickstart is for one device: small batches learn most on two cores.
   @parameterized.parameters(sorted({*FILES} - {"quickstart"}))
+  @pytest.mark.mesh
   def test_default_batches_split_over_8_devices(self, name):
     config = load(name)
     mesh = sharding.make_mesh(config.mesh.to_dict())
@@ -160,6 +162,7 @@ class ConfigsTest(parameterized.TestCase):
       self.assertEqual({x.shape for x in (loss, *metrics.values())}, {()})
 
   @parameterized.parameters(FILES)
+  @pytest.mark.mesh
   def test_the_rules_place_every_parameter(self, name):
     trees = [params for params, *_ in shapes(name, "").values()]
     config = load(name)

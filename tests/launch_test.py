@@ -1,4 +1,4 @@
-"""The launchers: what each worker would run, down to the last quote."""
+"""The launchers: the command that each worker runs, down to the last quote."""
 
 import os
 import pathlib
@@ -17,13 +17,13 @@ import pytest
 import real_processes
 import yaml
 
-from lamd_jax import main  # noqa: F401  Its flags.
+from lamd_jax import main  # noqa: F401  Defines the flags.
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "launch" / "tpu_vm.sh"
 WORKERS = 2
 
-# Plays gcloud: notes its arguments, and is the workers, each a folder as its home.
+# Stand-in for gcloud: records its arguments, and plays workers with a folder as home.
 GCLOUD = r"""#!/usr/bin/env bash
 set -euo pipefail
 printf '%s\n' "$*" | head -n 1 >> "$FAKE/gcloud.log"
@@ -38,7 +38,7 @@ for worker in "$FAKE"/worker_*; do
   esac
 done
 """
-# Plays the worker's Python: makes an environment whose python and pip take notes.
+# Stand-in for the worker's Python: its environments' python and pip record arguments.
 PYTHON = r"""#!/usr/bin/env bash
 set -euo pipefail
 [[ "$1 $2" == "-m venv" ]]
@@ -139,7 +139,7 @@ class TpuVmTest(parameterized.TestCase):
     self.assertNotEqual(self.launch().returncode, 0)
 
 
-# Plays xpk: notes its arguments, and what it would put into an image.
+# Stand-in for xpk: records its arguments and the files it would put into an image.
 XPK = r"""#!/usr/bin/env bash
 set -euo pipefail
 printf '%s\0' "$@" > "$FAKE/xpk.args"
@@ -221,7 +221,7 @@ class XpkTest(parameterized.TestCase):
     self.assertFalse((self.folder / "xpk.args").exists())
 
 
-# Plays lamd_jax.main: what it does is in its arguments.
+# Stand-in for lamd_jax.main, told by its arguments what to do.
 PLAYED = """
 import os, signal, sys, time
 options = dict(x[2:].split("=", 1) for x in sys.argv[1:] if x.startswith("--"))
@@ -235,7 +235,7 @@ if str(number) == options.get("fails"):
 if str(number) == options.get("is_killed"):
   os.kill(os.getpid(), signal.SIGKILL)
 end = time.monotonic() + float(options.get("sleep", 0))
-while time.monotonic() < end:  # In naps: a signal just before a sleep does not end it.
+while time.monotonic() < end:  # Short sleeps: a signal just before one does not end it.
   time.sleep(0.05)
 """
 
@@ -275,7 +275,7 @@ class LocalTest(absltest.TestCase):
 
   def test_where_one_fails_the_others_are_ended_and_it_is_named(self):
     for how, seconds, status, said in (
-      ("--fails=1", 1, 3, "status 3"),  # The others leave by themselves, or not.
+      ("--fails=1", 1, 3, "status 3"),  # The others leave by themselves, or do not.
       ("--is_killed=0", 600, 137, "signal SIGKILL"),
     ):
       begin = time.monotonic()
@@ -289,14 +289,14 @@ class LocalTest(absltest.TestCase):
   def test_signals_are_passed_on_once_to_each(self):
     for number in (signal.SIGTERM, signal.SIGINT):
       process = self.start("--processes=2", "--sleep=600")
-      for _ in range(2):  # Both have begun.
+      for _ in range(2):  # Both have started.
         process.stderr.readline()
       process.send_signal(number)
       _, err = process.communicate(timeout=60)
       self.assertEqual((process.returncode, err), (143, ""))
 
 
-# The fields that are used, as in jobset_types.go of v1alpha2 and Kubernetes's API.
+# Known fields, from jobset_types.go of v1alpha2 and the API of Kubernetes.
 JOBSET = {
   "": {"apiVersion", "kind", "metadata", "spec"},
   "metadata": {"name", "labels", "annotations"},
@@ -321,7 +321,7 @@ JOB = {
 
 
 def at(values, path):
-  """What a path of keys leads to; `*` is each element of a list."""
+  """Returns the values at a path of keys; `*` stands for each element of a list."""
   found = [values]
   for key in filter(None, path.split(".")):
     found = [
@@ -358,12 +358,12 @@ class JobSetTest(parameterized.TestCase):
       for count in (*counts[:2], counts[2]["maxRestarts"]):
         self.assertIsInstance(count, int)
         self.assertGreaterEqual(count, 1)
-      # Every pod has a number, and one lost pod is the loss of all.
+      # Every pod is numbered, and one lost pod restarts all.
       self.assertEqual(spec["completionMode"], "Indexed")
       self.assertEqual(spec["completions"], spec["parallelism"])
       self.assertEqual(spec["backoffLimit"], 0)
       self.assertEqual(spec["template"]["spec"]["restartPolicy"], "Never")
-      # Names of pods, which become hosts, have at most 63 characters.
+      # Names of pods become host names, which have at most 63 characters.
       pod = f"{jobset['metadata']['name']}-{job['name']}-99-9999-abcde"
       self.assertRegex(pod, r"\A[a-z0-9]([-a-z0-9]*[a-z0-9])?\Z")
       self.assertLessEqual(len(pod), 63)

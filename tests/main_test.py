@@ -12,13 +12,14 @@ import warnings
 
 from absl import flags
 from absl.testing import absltest, flagsaver, parameterized
-import numpy as np
-from PIL import Image
+import pytest
 import tiny_config
+import window_stages
 
-from lamd_jax import main
+from lamd_jax import command_line, main
+from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
-from lamd_jax.jobs import sample, train, transfer
+from lamd_jax.jobs import evaluate, export, generate, plan, train
 from lamd_jax.types import UserError
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -42,7 +43,7 @@ def run(*args):
     flags.FLAGS.unparse_flags()
     sys.modules.pop("config_config", None)  # Of the run before.
     try:
-      status = main.main(main.parse_flags(argv))
+      status = main.main(command_line.parse_flags(argv))
     except SystemExit as e:
       status = e.code
   return status, stderr.getvalue()
@@ -79,9 +80,8 @@ class ConfigurationTest(MainTestCase):
     ("--config.stages=vae", "'vae'; lamd has mcd_vae, dmg"),
     ("--config.stages=()", "config.stages is empty"),
     ("--config.compute_dtype=half", "'half'; known: float32, bfloat16"),
-    ("--config.mesh.data=3", "mesh .* does not fit 8 device"),
+    ("--config.mesh.data=3", "mesh .* does not fit 1 device"),
     ("--config.run.log_examples=2", "log_examples=2: expected True or False|bool"),
-    ("--config.dmg.train.batch_size=12", "batch_size=12 .* nearest sizes: 8 or 16"),
     ("--config.dmg.train.schedule=cos", "'cos'; known: constant, cosine, linear"),
     ("--config.dmg.train.log_every=0", "dmg.train.log_every=0: .* from 1 on"),
     ("--config.mcd_vae.train.ema_decay=2.0", "ema_decay=2.0: expected 0 to 1"),
@@ -101,6 +101,11 @@ class ConfigurationTest(MainTestCase):
   )
   def test_a_wrong_value_is_named_with_what_is_right(self, flag, message):
     self.assert_refused(message, TINY, flag)
+
+  @pytest.mark.mesh
+  def test_a_batch_that_eight_devices_cannot_share_is_named(self):
+    message = "batch_size=12 .* nearest sizes: 8 or 16"
+    self.assert_refused(message, TINY, "--config.dmg.train.batch_size=12")
 
   @parameterized.parameters(
     ("configs/quikstart.py", "no such file; did you mean .*configs/quickstart.py"),
@@ -151,7 +156,7 @@ class ArgumentsTest(MainTestCase):
   @parameterized.parameters(
     (["extra"], "unexpected argument 'extra'"),
     (["--imge=x.png"], "Unknown command line flag 'imge'"),
-    (["--mode=trian"], r"--mode=trian: .* <all\|train\|.*\|transfer\|plan>"),
+    (["--mode=trian"], r"--mode=trian: .* <all\|train\|.*\|plan\|export>"),
     (["--image=x.png"], "--image needs --mode=sample or --mode=transfer"),
     (["--video=x.mp4", "--mode=train"], "--video needs --mode=sample or --mode=tr"),
     (["--task=extend", "--video=x", "--mode=transfer"], "--task needs --mode=sample"),
@@ -198,7 +203,7 @@ class ArgumentsTest(MainTestCase):
       ("quickstart.py:minutes=60", "runs/quickstart_minutes_60"),
     ):
       page = pathlib.Path("report.html")
-      with mock.patch.object(main.report, "write_report", return_value=page) as write:
+      with mock.patch.object(main.page, "write_report", return_value=page) as write:
         status, _ = run(f"--config={ROOT / 'configs' / name}", "--mode=report")
       self.assertEqual((status, str(write.call_args[0][0])), (0, folder))
 
@@ -232,10 +237,13 @@ class BegunFolderTest(MainTestCase):
   def test_what_is_not_trained_cannot_be_sampled_or_measured(self):
     self.assert_refused_untouched("no checkpoint in .*mcd_vae.*train", "--mode=sample")
     self.assert_refused_untouched("nothing to evaluate", "--mode=evaluate")
+    self.assert_refused_untouched("no checkpoint in .*mcd_vae.*train", "--mode=export")
 
   def test_a_picture_that_is_none_is_named(self):
     text = self.temporary / "text.png"
     text.write_text("not a picture")
+    stages = {"dmg": window_stages.trained(window_stages.Clips(given_frames=1))}
+    self.enterContext(mock.patch.object(trained, "TrainedStages", lambda run: stages))
     for path, message in (
       (text, "text.png' cannot be read as a picture"),
       (self.temporary / "none.png", "no such picture: .*none.png"),
@@ -244,58 +252,72 @@ class BegunFolderTest(MainTestCase):
       self.assert_refused_untouched(message, "--mode=sample", f"--image={path}")
     self.assert_refused_untouched("text.png: ", "--mode=sample", f"--video={text}")
 
+  def wish(self, *args):
+    """The wish for videos that flags express."""
+    with mock.patch.object(generate, "generate", return_value=[]) as called:
+      status, stderr = run(TINY, *args, f"--workdir={self.folder}")
+    self.assertEqual((status, stderr), (0, ""))
+    experiment, wish = called.call_args[0]
+    self.assertEqual(experiment.folder, self.folder)
+    return wish
+
   def test_a_picture_or_the_first_frame_of_a_video_is_animated(self):
-    pixels = np.random.default_rng(0).integers(0, 256, (6, 5, 3)).astype(np.uint8)
-    picture, video = self.temporary / "a b.png", self.temporary / "clip.mp4"
-    Image.fromarray(pixels).save(picture)
-    frames = np.stack([np.full((64, 64, 3), v, np.uint8) for v in (200, 0)])
-    main.media.write_mp4(video, frames, 5.0)
-    for flag, name in ((f"--image={picture}", "a_b"), (f"--video={video}", "clip")):
-      with mock.patch.object(sample, "animate", return_value=[]) as animate:
-        status, stderr = run(TINY, "--mode=sample", flag, f"--workdir={self.folder}")
-      self.assertEqual((status, stderr), (0, ""))
-      *_, image, given_name = animate.call_args[0]
-      self.assertEqual(given_name, name)
-      if name == "a_b":
-        np.testing.assert_array_equal(image, pixels)
-      else:
-        self.assertLess(np.abs(image - 200.0).max(), 5.0)
+    nothing = {"caption": None, "label": None}
+    wish = self.wish("--mode=sample", "--image=a b.png")
+    expected = generate.Wish("animate", pathlib.Path("a b.png"), True, said=nothing)
+    self.assertEqual(wish, expected._replace(options={}))
+    wish = self.wish("--mode=sample", "--video=~/clip.mp4")
+    path = pathlib.Path.home() / "clip.mp4"
+    expected = generate.Wish("animate", path, False, said=nothing, options={})
+    self.assertEqual(wish, expected)
+
+  def test_a_picture_is_animated_under_a_condition_or_continued(self):
+    image = "--mode=sample", "--image=photo.png"
+    wish = self.wish(*image, "--caption=a disc", "--label=3")
+    self.assertEqual(wish.said, {"caption": "a disc", "label": 3})
+    wish = self.wish(*image, "--task=extend", "--frames=20", "--label=3")
+    self.assertEqual((wish.task, wish.path), ("extend", pathlib.Path("photo.png")))
+    self.assertEqual((wish.is_picture, wish.num_frames), (True, 20))
+    self.assertEqual(wish.said, {"caption": None, "label": 3})
+    self.assertEqual(wish.options, {})
+    video = "--mode=sample", "--video=clip.mp4"
+    wish = self.wish(*video, "--task=interpolate", "--factor=3")
+    self.assertEqual((wish.is_picture, wish.options), (False, {"factor": 3}))
+    wish = self.wish(*video, "--task=upsample", "--every=4")
+    self.assertEqual(wish.options, {"factor": 2, "every": 4})
 
   def test_the_motions_of_videos_are_given_to_a_picture(self):
-    picture = self.temporary / "a b.png"
-    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(picture)
-    flags = ["--mode=transfer", f"--image={picture}", "--motion=x y.mp4"]
-    for more, clips, strengths, mix, name in (
-      ([], ["x y.mp4"], [1.0], None, "a_b_by_x_y"),
-      (
-        ["--motion=z.mp4", "--strength=0.5,-1", "--mix=5"],
-        ["x y.mp4", "z.mp4"],
-        [0.5, -1.0],
-        5,
-        "a_b_by_x_y_z_mix",
-      ),
-    ):
-      with mock.patch.object(transfer, "transfer", return_value=[]) as called:
-        status, stderr = run(TINY, *flags, *more, f"--workdir={self.folder}")
-      self.assertEqual((status, stderr), (0, ""))
-      _, folder, given, image, given_name = called.call_args[0]
-      self.assertEqual((folder, image.shape), (self.folder, (6, 5, 3)))
-      self.assertEqual((given, given_name), ([pathlib.Path(x) for x in clips], name))
-      self.assertEqual(called.call_args[1], dict(strengths=strengths, mix=mix))
+    flags = ["--mode=transfer", "--image=a b.png", "--motion=x y.mp4"]
+    wish = self.wish(*flags)
+    self.assertEqual((wish.task, wish.is_picture), ("transfer", True))
+    self.assertEqual(wish.motions, (pathlib.Path("x y.mp4"),))
+    self.assertEqual(wish.options, {"strengths": (1.0,), "mix": None})
+    wish = self.wish(*flags, "--motion=z.mp4", "--strength=0.5,-1", "--mix=5")
+    self.assertEqual([path.name for path in wish.motions], ["x y.mp4", "z.mp4"])
+    self.assertEqual(wish.options, {"strengths": (0.5, -1.0), "mix": 5})
 
-  def test_a_picture_is_animated_under_a_condition_or_gone_on_from(self):
-    picture = self.temporary / "photo.png"
-    Image.fromarray(np.zeros((6, 5, 3), np.uint8)).save(picture)
-    args = "--mode=sample", f"--image={picture}", f"--workdir={self.folder}"
-    with mock.patch.object(sample, "animate", return_value=[]) as animate:
-      run(TINY, *args, "--caption=a disc", "--label=3")
-    self.assertEqual(animate.call_args[1], {"caption": "a disc", "label": 3})
-    with mock.patch.object(main.edit, "edit", return_value=[]) as edit:
-      run(TINY, *args, "--task=extend", "--frames=20", "--label=3")
-    self.assertEqual(edit.call_args[0][2:], ("extend", picture))
-    said = edit.call_args[1]
-    self.assertEqual((said["is_picture"], said["num_frames"]), (True, 20))
-    self.assertEqual((said["caption"], said["label"]), (None, 3))
+  def test_a_mode_does_its_job_and_no_other(self):
+    jobs = {
+      "train": (train, "train"),
+      "sample": (generate, "sample_clips"),
+      "evaluate": (evaluate, "evaluate"),
+      "export": (export, "export"),
+      "plan": (plan, "plan"),
+      "report": (main.page, "write_report"),
+    }
+    with contextlib.ExitStack() as stack:
+      called = {
+        name: stack.enter_context(mock.patch.object(*job)) for name, job in jobs.items()
+      }
+      for mode in (*jobs, "all"):
+        with self.subTest(mode):
+          status, stderr = run(TINY, f"--mode={mode}", f"--workdir={self.folder}")
+          self.assertEqual((status, stderr), (0, ""))
+          done = {name for name, job in called.items() if job.call_count}
+          everything = {"train", "sample", "evaluate", "report"}
+          self.assertEqual(done, everything if mode == "all" else {mode})
+          for job in called.values():
+            job.reset_mock()
 
   def test_a_stop_is_one_line_with_the_status_that_shells_expect(self):
     for error, expected in (

@@ -1,1 +1,1 @@
-"""Where videos come from: NumPy and grain, no JAX."""
+"""Videos from sources to batches, in NumPy and grain, without JAX."""

@@ -1,9 +1,8 @@
-"""From a source to batches: shuffle, choose a window, stack, ahead of time.
+"""From a source to batches: shuffles, draws windows and stacks them, ahead of time.
 
-Batch n is a pure function of (seed, n): it does not depend on the number of
-devices, processes or threads, nor on where a run was interrupted. A process reads
-only those of its rows that are asked for. Pixels are uint8; the conversion to float32
-in [-1, 1] happens on the device.
+Batch n is a pure function of (seed, n): it does not depend on the number of devices,
+processes or threads, nor on where a run was interrupted. A process reads only the rows
+that it asks for. Pixels are uint8; the device converts them to float32 in [-1, 1].
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,12 +17,12 @@ import numpy as np
 from lamd_jax.data.sources import VideoSource
 from lamd_jax.types import UserError
 
-# Bytes of batches that are kept ready. So much that reading gets far ahead while the
-# first update compiles, and a slow file is not noticed.
+# Bytes of batches that are kept ready: enough for reading to get far ahead while the
+# first update compiles, so that a slow file goes unnoticed.
 READ_AHEAD = 2**28
-MIN_READ_AHEAD = 4  # Batches, however large.
+MIN_READ_AHEAD = 4  # Number of batches, however large.
 
-# From the number of a video to arrays that belong to it.
+# Maps the number of a video to arrays that belong to it.
 Describe = Callable[[int], Mapping[str, np.ndarray]]
 
 
@@ -45,36 +44,36 @@ def batches(
   num_threads: int = 2,
   prefetch: int = MIN_READ_AHEAD,
 ) -> grain.DatasetIterator[dict[str, np.ndarray]]:
-  """Endless batches of random windows for training.
+  """Yields endless batches of random windows for training.
 
-  Every epoch visits every video once, in an order of its own; batches run on
+  Every epoch visits every video once, each epoch in another order; batches continue
   across the end of an epoch, so a source may have fewer videos than a batch.
 
   Args:
-    source: Videos.
-    num_frames: Frames of a window.
-    frame_stride: Frames of the video from one frame of a window to the next.
-    batch_size: Videos in a batch; global, over all devices.
-    seed: Chooses order and windows.
-    start_step: Number of the first batch; the earlier ones cost nothing.
-    rows: Which examples of each batch are read, by their places in it, in this order;
-      the others cost nothing. None for all.
-    read: What a batch has of a window, by the number of its video and its first frame,
-      in place of its frames; these are then not read, nor mirrored.
-    describe: Further arrays of a video, by its number, such as its label.
-    images: Where single images come from: frames of these videos, each as likely as
-      any, none twice for one video of a batch.
-    num_images: For each video.
-    describe_image: As `describe`, of the video that an image is from.
-    flip: Whether half of the videos, and of the images, are mirrored left to right.
-    num_threads: Batches that are read at the same time.
-    prefetch: Batches kept ready; see `read_ahead`.
+    source: The videos.
+    num_frames: Number of frames of a window.
+    frame_stride: Distance in the video between neighbouring frames of a window.
+    batch_size: Number of videos in a batch; global, over all devices.
+    seed: Seed of the order and the windows.
+    start_step: Number of the first batch; earlier ones cost nothing.
+    rows: Positions in each batch of the examples to read, in this order; the others
+      cost nothing. None for all.
+    read: Maps the number of a video and the first frame of a window to the arrays that
+      replace its frames, which are then neither read nor mirrored.
+    describe: Maps the number of a video to further arrays, such as its label.
+    images: Source of single images: frames of these videos, all equally likely, none
+      twice for one video of a batch.
+    num_images: Number of images for each video.
+    describe_image: Like `describe`, for the video that an image comes from.
+    flip: Whether to mirror half of the videos, and of the images, left to right.
+    num_threads: Number of batches that are read at the same time.
+    prefetch: Number of batches kept ready; see `read_ahead`.
 
   Returns:
     An iterator of {"video": uint8 [b f h w 3], "index": int32 [b]}, b being the rows,
-    or with what `read` gives in place of the video; with what `describe` gives, and
-    with {"images": uint8 [b n h w 3]} and what `describe_image` gives, after `image_`.
-    Close it: batches that are still to be read are then left alone.
+    or with the arrays of `read` in place of the video; with the arrays of `describe`;
+    and with {"images": uint8 [b n h w 3]} and those of `describe_image`, whose names
+    get the prefix `image_`. Close it to stop reading ahead.
   """
   if not len(source):
     raise UserError("the data set has no video; training needs at least one")
@@ -103,18 +102,18 @@ def batches(
     grain.MapDataset.range(len(source))
     .seed(seed)
     .shuffle()
-    # Each epoch gets a seed of its own. Left to itself, grain repeats until the
-    # number of batches no longer fits an index, and then fails for batches of one.
+    # Each epoch gets its own seed. Without a count, grain repeats until the number of
+    # batches no longer fits an index, and then fails for batches of one.
     .repeat(2**62 // len(source))
     .random_map(read_window)
   )
   rows = range(batch_size) if rows is None else rows
 
   def example_at(i: int) -> dict[str, Any]:
-    # Asked for by its place among all examples: that is what its random numbers are by.
+    # An example's random numbers are keyed by its position among all examples.
     batch, row = divmod(i, len(rows))
     example = examples[batch * batch_size + rows[row]]
-    assert example is not None  # None is left out.
+    assert example is not None  # Grain drops None.
     return example
 
   dataset = (
@@ -130,11 +129,11 @@ def batches(
 
 
 def read_ahead(batch: Mapping[str, Any], steps: int) -> int:
-  """Returns how many batches to keep ready: 256 MiB of them, and four at least.
+  """Returns the number of batches to keep ready: 256 MiB of them, at least four.
 
   Args:
-    batch: Arrays or shapes of one, as a process has it.
-    steps: So many are needed at most.
+    batch: Arrays or shapes of a batch, as a process holds it.
+    steps: Number of batches that are needed at most.
   """
   size = sum(math.prod(x.shape) * x.dtype.itemsize for x in batch.values())
   return max(min(READ_AHEAD // size, steps), MIN_READ_AHEAD)
@@ -143,7 +142,7 @@ def read_ahead(batch: Mapping[str, Any], steps: int) -> int:
 def _image_drawer(
   source: VideoSource, num_images: int, describe: Describe | None, flip: bool
 ) -> Callable[[np.random.Generator], dict[str, np.ndarray]]:
-  """From random numbers to images and what is said of them."""
+  """Returns a function that draws images and their descriptions."""
   lengths = np.array([source.num_frames(i) for i in range(len(source))], np.int64)
   ends = np.cumsum(lengths)
   if not len(ends) or ends[-1] < num_images:
@@ -174,17 +173,17 @@ def _image_drawer(
 def eval_windows(
   source: VideoSource, num_clips: int, num_frames: int, frame_stride: int
 ) -> list[tuple[int, int]]:
-  """Where the clips of `eval_clips` are: (index of the video, first frame).
+  """Returns the windows of `eval_clips`: (index of the video, first frame).
 
-  First the first window of every video, then the second windows, which do not
-  overlap the first, and so on, until there are enough or nothing is left.
+  The first window of every video comes first, then the second windows, which do not
+  overlap the first, and so on until there are enough or nothing is left.
   """
   span = (num_frames - 1) * frame_stride + 1
   windows: list[tuple[int, int]] = []
   videos = range(min(len(source), num_clips))
   start = 0
   while videos and len(windows) < num_clips:
-    if start:  # Of the first windows a source knows that they are there.
+    if start:  # A source guarantees the first window of each video.
       videos = [i for i in videos if source.num_frames(i) >= start + span]
     windows += [(index, start) for index in videos][: num_clips - len(windows)]
     start += span
@@ -201,10 +200,10 @@ def eval_windows(
 def eval_clips(
   source: VideoSource, num_clips: int, num_frames: int, frame_stride: int
 ) -> UInt8[np.ndarray, "n f h w 3"]:
-  """The clips to evaluate on, always the same ones.
+  """Reads the clips to evaluate on, which are always the same.
 
   Clip i is the first window of video i. A source with fewer videos gives further
-  windows, none twice, and at last fewer clips than asked for, with a warning:
+  windows, none twice, and in the end fewer clips than requested, with a warning:
   repeated clips would make a small set look like a large one.
   """
   windows = eval_windows(source, num_clips, num_frames, frame_stride)
@@ -217,7 +216,7 @@ def read_windows(
   num_frames: int,
   frame_stride: int,
 ) -> UInt8[np.ndarray, "n f h w 3"]:
-  """The clips of `eval_windows`."""
+  """Reads the clips of `eval_windows`."""
   if not windows:
     raise UserError("the data set has no held-out video; evaluation needs one")
   clips = [source.read(i, start, num_frames, frame_stride) for i, start in windows]

@@ -1,7 +1,7 @@
-"""What papers do to stored videos: which frames they take, and what squares of these.
+"""Preprocessing of stored videos: which frames are used, and how they become squares.
 
-Figures depend on it as on the split, so sources of data sets have the choice of the
-paper whose figures are compared as their default, and say whose it is.
+Measured numbers depend on it as much as on the split. The default of each data set is
+therefore the choice of the paper it is compared with, and its file names that paper.
 """
 
 import dataclasses
@@ -31,13 +31,13 @@ def _check(key: str, value: str, known: dict[str, str]) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Square:
-  """How frames of any size become squares of one size, antialiased.
+  """A conversion of frames of any size into squares of one size, antialiased.
 
   Attributes:
     resolution: Height and width in pixels.
-    fit: A key of FITS: what happens to what is not square.
-    box: The part of the frame that is cut out before: its first row, the row after
-      its last one, and the same of columns. None leaves the frame whole.
+    fit: A key of FITS: how frames that are not square are treated.
+    box: The part of the frame that is cut out first: its first row, the row after its
+      last one, and the same for columns. None keeps the whole frame.
   """
 
   resolution: int
@@ -45,13 +45,13 @@ class Square:
   box: tuple[int, int, int, int] | None = None
 
   def __post_init__(self):
-    """Raises a `UserError` for a fit that there is not."""
+    """Raises a `UserError` for an unknown fit."""
     _check("fit", self.fit, FITS)
 
   def __call__(
     self, frames: UInt8[np.ndarray, "f h w 3"]
   ) -> UInt8[np.ndarray, "f r r 3"]:
-    """The squares of frames.
+    """Converts frames into squares.
 
     Raises:
       UserError: The box lies outside the frames.
@@ -88,9 +88,9 @@ def _resize(
   size: tuple[int, int],
   box: tuple[float, float, float, float] | None = None,
 ) -> UInt8[np.ndarray, "f r s 3"]:
-  """Brings what is within (left, top, right, bottom), or all, to (width, height)."""
+  """Resizes the box (left, top, right, bottom), or all, to (width, height)."""
   resized = [
-    # First to at least three times the size by averaging: faster, same to the eye.
+    # Averages down to three times the size first: faster, and it looks the same.
     Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC, box, 3.0)
     for frame in np.ascontiguousarray(frames)
   ]
@@ -99,12 +99,12 @@ def _resize(
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """Which frames of a stored video make up its clips.
+  """The choice of frames of a stored video that make up its clips.
 
   Attributes:
     kind: A key of SAMPLINGS.
-    num_frames: Frames of a clip.
-    frame_stride: Frames of the video from one frame of a window to the next.
+    num_frames: Number of frames of a clip.
+    frame_stride: Distance in the video between neighbouring frames of a window.
   """
 
   kind: str
@@ -112,7 +112,7 @@ class Sampling:
   frame_stride: int
 
   def __post_init__(self):
-    """Raises a `UserError` for a kind that there is not, or a stride without use."""
+    """Raises a `UserError` for an unknown kind, or a stride that has no effect."""
     _check("sampling", self.kind, SAMPLINGS)
     if self.kind == "uniform" and self.frame_stride != 1:
       raise UserError(
@@ -123,16 +123,15 @@ class Sampling:
 
   @property
   def min_frames(self) -> int:
-    """Frames that a video must have."""
+    """Number of frames that a video must have."""
     if self.kind == "uniform":
       return 1
     return (self.num_frames - 1) * self.frame_stride + 1
 
   def picks(self, length: int) -> tuple[int, ...]:
-    """Numbers of the frames that stand for a video of `length`; () for all of them.
+    """Returns the frames that represent a video of `length`; () for all of them.
 
-    A video that has too few frames repeats its last one, as in LFDM's code, and in
-    MAGE's.
+    A video with too few frames repeats its last one, as in the code of LFDM and MAGE.
     """
     if self.kind == "window":
       return ()

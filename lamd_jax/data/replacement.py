@@ -1,4 +1,4 @@
-"""What takes the place of a window that cannot be read."""
+"""Replacements for windows that cannot be read."""
 
 from collections.abc import Callable, Iterator
 import itertools
@@ -24,29 +24,29 @@ def read_or_replace(
   annotation_fn: Callable[[int], Any] = lambda index: None,
   max_tries: int = 100,
 ) -> Window:
-  """Reads a window, or one of the next video from which it can be read.
+  """Reads a window, or a window of the next video that can be read.
 
-  The replacement depends on the arguments and the files alone, not on what was
-  found broken before, so a batch is the same in a first run and after a resume.
-  Videos with the same annotation come first: whoever looks up the label or the
-  caption of the video asked for gets one that is true of the replacement.
+  The replacement depends on the arguments and the files alone, not on what was found
+  broken before, so a batch is the same in a first run and after a resume. Videos with
+  the same annotation are tried first, so that the label or caption of the requested
+  video is true of the replacement too.
 
   Args:
-    read_fn: (index, start) -> window; raises UserError when it cannot be read.
-    num_frames_fn: Index -> frames of that video.
-    skip_fn: Told the index of each video that gave no window, and why.
+    read_fn: (index, start) -> window; raises UserError where it cannot be read.
+    num_frames_fn: Maps an index to the number of frames of that video.
+    skip_fn: Called with the index of each video that gave no window, and the reason.
     num_videos: Number of videos.
-    index: The video asked for.
-    start: The first frame asked for.
+    index: The requested video.
+    start: The first requested frame.
     span: Frames from the first to the last of the window, both included.
-    annotation_fn: Index -> what is known of that video.
-    max_tries: Videos after which to give up.
+    annotation_fn: Maps an index to the annotation of that video.
+    max_tries: Number of videos to try.
 
   Returns:
     The window.
 
   Raises:
-    UserError: when no video tried gives one; the last reason.
+    UserError: None of the tried videos has a readable window; names the last reason.
   """
   failure = UserError("there are no videos")
   candidates = _candidates(annotation_fn, num_videos, index)
@@ -58,7 +58,7 @@ def read_or_replace(
       if candidate == index and not 0 <= start < room:
         raise ValueError(f"frames {start} to {start + span - 1} of {room + span - 1}")
       return read_fn(candidate, start % room)
-    except UserError as error:  # A ValueError of the caller's own goes on.
+    except UserError as error:  # A ValueError is the caller's mistake and propagates.
       skip_fn(candidate, error)
       failure = error
   raise UserError(
@@ -70,7 +70,7 @@ def read_or_replace(
 def _candidates(
   annotation_fn: Callable[[int], Any], num_videos: int, index: int
 ) -> Iterator[int]:
-  """The video itself, the next ones with its annotation, and then the others."""
+  """Yields the video itself, the next ones with its annotation, then the others."""
   if not num_videos:
     return
   yield index

@@ -1,7 +1,7 @@
-"""The one interface behind which all videos are, and the table of sources.
+"""The interface of all video sources, and the table of sources.
 
-A source of one's own is a class with the members of `VideoSource`, or a function that
-returns one, and a line in `SOURCES`; its further keyword arguments are the keys of
+To add a source, write a class with the members of `VideoSource`, or a function that
+returns one, and add it to `SOURCES`; its keyword arguments are the keys of
 `config.data`.
 """
 
@@ -29,13 +29,14 @@ from lamd_jax.types import UserError
 
 @runtime_checkable
 class VideoSource(Protocol):
-  """Videos that can be read at any place; safe to read from several threads.
+  """Videos with random access, safe to read from several threads.
 
   Attributes:
     fps: Frames per second of the stored videos, before any stride.
-    skipped: A line for everything left out, "name: reason"; it may grow while
-      videos are read.
-    num_classes: Labels are whole numbers below it; None where videos have none.
+    skipped: A line "name: reason" for everything left out; it may grow while videos
+      are read.
+    num_classes: Number of classes; labels are whole numbers below it. None where
+      videos have no labels.
   """
 
   fps: float
@@ -43,23 +44,23 @@ class VideoSource(Protocol):
   num_classes: int | None
 
   def __len__(self) -> int:
-    """Number of videos."""
+    """Returns the number of videos."""
     ...
 
   def num_frames(self, index: int) -> int:
-    """Frames of video `index`."""
+    """Returns the number of frames of video `index`."""
     ...
 
   def read(
     self, index: int, start: int, num_frames: int, stride: int
   ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames start, start + stride, ..., square, at the resolution asked for."""
+    """Returns the frames start, start + stride, ... as squares of the resolution."""
     ...
 
   def annotation(self, index: int) -> dict[str, int | str]:
-    """What is known of video `index`: "label", "caption", and more of its own.
+    """Returns what is known of video `index`: "label", "caption", and other keys.
 
-    The label is there if `num_classes` is, the caption if the source has captions.
+    A label is present if `num_classes` is set, a caption if the source has captions.
     """
     ...
 
@@ -82,13 +83,13 @@ def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
 
   Args:
     data: `name`, a key of SOURCES, and the keyword arguments of that source.
-    split: "train" or "eval"; the two share no video.
+    split: "train" or "eval".
 
   Returns:
     The source.
 
   Raises:
-    UserError: when a name or a value is impossible, or there is no video.
+    UserError: A name is unknown, a value impossible, or there is no video.
   """
   if split not in ("train", "eval"):
     raise ValueError(f"unknown split: {split!r}")

@@ -1,9 +1,8 @@
-"""Video files behind the interface of a source, whoever lists them.
+"""The `VideoSource` of video files, shared by all data sets that consist of them.
 
-Folders, data sets with split files and csv files differ in which videos there are, in
-what is known of them and in what papers do to their frames. Looking at the files,
-reading windows, keeping decoded frames and finding another clip in place of a broken
-one is the same, and here.
+Folders, data sets with split files and csv files differ in the list of videos, in the
+annotations and in the preprocessing of frames. What they share is here: probing files,
+reading windows, caching decoded frames and replacing broken clips.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -25,12 +24,12 @@ from lamd_jax.data.preprocessing import Sampling, Square
 from lamd_jax.types import UserError
 
 FRAMES_FPS = 25.0
-"""Taken for folders of frames, which carry no rate; in frames per second."""
+"""Frames per second assumed for folders of frames, which carry no rate."""
 
 OUTSIDE = ("..",)
-"""In place of the frames of a video that lies outside the folder."""
+"""Stands in for the frames of a video that lies outside the folder."""
 
-_MOST_LINES = 20  # In the log, of what is left out; all of it is in `skipped`.
+_MOST_LINES = 20  # Lines in the log about skipped videos; `skipped` has all.
 
 
 class Video(NamedTuple):
@@ -38,13 +37,13 @@ class Video(NamedTuple):
 
   Attributes:
     name: Path relative to the folder, with forward slashes.
-    first: Number of the stretch's first frame.
+    first: Number of the first frame of the stretch.
     num_frames: Length of the stretch, or of the picks.
     fps: Frames per second.
     frames: Files of a folder of frames, in order; empty for a video file.
-    annotation: What is known of it, as a source gives it.
-    picks: The frames that stand for the stretch, counted from its first one; empty
-      for all of them.
+    annotation: The annotation that the source returns.
+    picks: The frames that represent the stretch, counted from its first one; empty for
+      all of them.
   """
 
   name: str
@@ -57,12 +56,12 @@ class Video(NamedTuple):
 
 
 class VideoFiles:
-  """Videos of a folder that have been looked at; a `VideoSource`.
+  """Probed videos of a folder; a `VideoSource`.
 
   Attributes:
     fps: Frames per second; the median where videos differ.
-    skipped: A line for everything left out, "name: reason".
-    num_classes: Labels are below it; None where videos have none.
+    skipped: A line "name: reason" for everything left out.
+    num_classes: Number of classes; None where videos have no labels.
   """
 
   def __init__(
@@ -76,17 +75,17 @@ class VideoFiles:
     cache_bytes: int,
     num_classes: int | None = None,
   ):
-    """Decodes nothing yet.
+    """Prepares the source; frames are decoded on first use.
 
     Args:
       root: The folder.
-      videos: What the source consists of, in this order.
+      videos: The videos of the source, in order.
       fps: Frames per second.
-      skipped: What was left out already.
-      square: What frames are brought to.
-      cache_bytes: Memory for frames already decoded and resized, so that later
-        epochs over few videos cost nothing.
-      num_classes: Labels are below it.
+      skipped: Lines about what has been left out so far.
+      square: Conversion of frames into squares.
+      cache_bytes: Memory for decoded and resized frames, which makes later epochs over
+        few videos free.
+      num_classes: Number of classes.
     """
     self.fps = fps
     self.skipped = list(skipped)
@@ -99,25 +98,25 @@ class VideoFiles:
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    """Number of videos of this split."""
+    """Returns the number of videos of this split."""
     return len(self._videos)
 
   def num_frames(self, index: int) -> int:
-    """Frames of video `index` that belong to this split."""
+    """Returns the number of frames of video `index` that belong to this split."""
     return self._videos[index].num_frames
 
   def annotation(self, index: int) -> dict[str, int | str]:
-    """What is known of video `index`."""
+    """Returns the annotation of video `index`."""
     return dict(self._videos[index].annotation)
 
   def read(
     self, index: int, start: int, num_frames: int, stride: int
   ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames start, start + stride, ... of video `index`, as squares.
+    """Reads the frames start, start + stride, ... of video `index`, as squares.
 
-    A window that cannot be decoded is replaced by one of the next video that can,
-    if there is one of a video with the same label and caption; which one depends
-    only on the arguments, so training stays reproducible.
+    A window that cannot be decoded is replaced by one of another video, with the same
+    label and caption if there is one. The choice depends only on the arguments, so
+    training stays reproducible.
     """
     span = (num_frames - 1) * stride + 1
     return replacement.read_or_replace(
@@ -174,20 +173,20 @@ class VideoFiles:
 
 
 def _claims(video: Video) -> tuple[int | str | None, ...]:
-  """What would be wrong of another video: label and caption."""
+  """Returns label and caption, which may be false of another video."""
   return video.annotation.get("label"), video.annotation.get("caption")
 
 
 def open_folder(key: str, path: str, expected: str) -> pathlib.Path:
-  """The folder that the user named.
+  """Returns the folder that the user named.
 
   Args:
-    key: Of the configuration, such as "data.path".
-    path: Its value.
-    expected: What should be in the folder; begins with "with" or "of".
+    key: Key of the configuration, such as "data.path".
+    path: Value of the key.
+    expected: Description of the expected content; begins with "with" or "of".
 
   Raises:
-    UserError: There is none.
+    UserError: The folder does not exist.
   """
   if not path:
     raise UserError(
@@ -201,29 +200,29 @@ def open_folder(key: str, path: str, expected: str) -> pathlib.Path:
 
 
 def median_fps(videos: Iterable[Video]) -> float:
-  """Frames per second for videos that may differ."""
+  """Returns the median of the videos' frames per second."""
   return float(np.median([video.fps for video in videos]))
 
 
 def mixed(
   videos: Iterable[Video], name_fn: Callable[[Video], str] = lambda video: video.name
 ) -> list[Video]:
-  """The videos in an order that has nothing to do with what they show.
+  """Returns the videos in an order that is independent of what they show.
 
-  Lists are often sorted by class, and evaluation takes the first videos. The order
-  is that of hashes of the names, so none changes places when others are added.
+  Lists are often sorted by class, and evaluation takes the first videos. The order is
+  that of hashes of the names, so videos keep their order when others are added.
 
   Args:
-    videos: In any order.
-    name_fn: What to call each, where one file holds several.
+    videos: The videos, in any order.
+    name_fn: Maps a video to its name, where one file holds several.
   """
   return sorted(videos, key=lambda v: hashlib.sha256(name_fn(v).encode()).digest())
 
 
 def sampled(video: Video, sampling: Sampling) -> Video:
-  """The video as a source with this sampling presents it.
+  """Returns the video as a source with this sampling presents it.
 
-  Its rate becomes that at which the frames that are left run at natural speed.
+  Its rate becomes the one at which the remaining frames play at natural speed.
   """
   picks = sampling.picks(video.num_frames)
   if not picks:
@@ -236,21 +235,21 @@ def sampled(video: Video, sampling: Sampling) -> Video:
 def look_at_listed(
   root: pathlib.Path, names: Iterable[str], span: int, *, where: str, expected: str
 ) -> tuple[dict[str, Video], list[str]]:
-  """Looks at the videos that a list names, each once.
+  """Probes the videos of a list, each once.
 
   Args:
     root: The folder.
-    names: Paths relative to it; what leads out of it is left out.
+    names: Paths relative to the folder; paths that lead out of it are left out.
     span: Frames that a video must have.
-    where: What the list is, for messages.
-    expected: What the folder should be like, for the message if none can be used.
+    where: Name of the list, for messages.
+    expected: Description of the expected folder, for the message if none can be used.
 
   Returns:
-    The videos by name, and a line for each one left out: in the log those that are
-    not there are one line together, because data sets of links to the web lose many.
+    The videos by name, and a line for each one left out. In the log, missing videos
+    share one line, because data sets of links to the web lose many.
 
   Raises:
-    UserError: None can be used.
+    UserError: None of the videos can be used.
   """
   root = root.resolve()
   unique = list(dict.fromkeys(names))
@@ -285,13 +284,13 @@ def look_at_listed(
 def none_usable(
   where: str, skipped: Sequence[str], span: int, expected: str
 ) -> UserError:
-  """What to raise when there is no video to read.
+  """Returns the error for a data set without a usable video.
 
   Args:
-    where: It was looked for, as in "in data.path='x'".
+    where: Place of the search, as in "in data.path='x'".
     skipped: A line for each video left out.
     span: Frames that a video must have.
-    expected: What the folder should be like.
+    expected: Description of the expected folder.
   """
   more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
   return UserError(
@@ -306,18 +305,18 @@ def look_at(
   span: int,
   frames_fps: float | None = None,
 ) -> tuple[list[Video], list[str]]:
-  """The videos with at least `span` frames, in order, and what was left out.
+  """Returns the videos with at least `span` frames, in order, and what was left out.
 
   Args:
     root: The folder, resolved.
-    found: Relative path and frames of each: () for a file, OUTSIDE for what must
+    found: Relative path and frames of each video: () for a file, OUTSIDE for what must
       not be opened.
     span: Frames that a video must have.
-    frames_fps: Frames per second of folders of frames, where the data set says it;
-      otherwise FRAMES_FPS is taken, and a warning says so.
+    frames_fps: Frames per second of folders of frames, where the data set states it;
+      otherwise FRAMES_FPS, with a warning.
   """
   found = tuple(found)
-  # A file that was changed since is another file.
+  # Part of the cache key, so that changed files are probed again.
   stamps = tuple(
     0 if frames else (root / name).stat().st_mtime_ns
     for name, frames in found
@@ -328,7 +327,7 @@ def look_at(
 
 
 def too_short(video: Video, span: int, name: str = "") -> str:
-  """The line that says so, under the name of the video or another one; "" if not."""
+  """Returns a line that says that the video is too short, or "" if it is not."""
   if video.num_frames >= span:
     return ""
   return (
@@ -344,7 +343,7 @@ def _look_at_all(
   span: int,
   frames_fps: float | None,
 ) -> tuple[list[Video], list[str]]:
-  """Kept, so that the second split neither probes again nor warns again."""
+  """Probes all videos; cached, so that a second split neither probes nor warns."""
   del stamps
 
   def look(item: tuple[str, tuple[str, ...]]) -> Video | str:
@@ -365,7 +364,7 @@ def _look_at_all(
       return f"{name}: {error}"
     return too_short(video, span) or video
 
-  with futures.ThreadPoolExecutor(8) as pool:  # Mostly waiting for the disk.
+  with futures.ThreadPoolExecutor(8) as pool:  # Mostly waits for the disk.
     looks = list(pool.map(look, found))
   videos = [entry for entry in looks if isinstance(entry, Video)]
   skipped = [entry for entry in looks if isinstance(entry, str)]

@@ -1,13 +1,12 @@
-"""Words as numbers, for captions that are made of few words, as MAGE does it.
+"""Closed vocabularies, for captions that are made of few words, as in MAGE.
 
-A caption becomes [CLS], its words and [SEP], filled up with [PAD]; these have the
-numbers 1, 2 and 0. All words are known beforehand, so an unknown one is a mistake in
-the caption or in the choice of the vocabulary, and is named, never passed over.
+A caption becomes [CLS], its words and [SEP], padded with [PAD]; these special tokens
+have the numbers 1, 2 and 0. All words are known in advance, so an unknown word is a
+mistake in the caption or in the choice of vocabulary; an error names it.
 
-Captions are read in lower case and divided at spaces. Marks of punctuation are tokens
-of their own, but for what is inside a word ("t-shirt") and the minus in front of a
-number ("-1"). For captions of CATER-GEN these are the tokens of NLTK's `word_tokenize`,
-which MAGE takes.
+Captions are lower-cased and split at spaces. Punctuation marks are tokens of their own,
+except inside a word ("t-shirt") and for the minus of a number ("-1"). For captions of
+CATER-GEN this gives the tokens of NLTK's `word_tokenize`, which MAGE uses.
 
 Source: the tables of words in the code of MAGE (Hu et al. 2022, arXiv:2112.02815), with
 its lengths; LaMD's text encoder is not known.
@@ -29,28 +28,28 @@ from lamd_jax.types import UserError
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
 _PAD, _CLS, _SEP = range(len(SPECIAL))
 _TOKEN = re.compile(r"-\d+|\w+(?:[-']\w+)*|[^\w\s]")
-_MOST_LISTED = 60  # Words that fit into a message.
+_MOST_LISTED = 60  # Number of words that fit into a message.
 
 
 def split_words(text: str) -> list[str]:
-  """The words and marks of a caption, in lower case."""
+  """Splits a caption into words and punctuation marks, in lower case."""
   return _TOKEN.findall(text.lower())
 
 
 @dataclasses.dataclass(frozen=True)
 class Vocabulary:
-  """All words of captions.
+  """All words that captions may contain.
 
   Attributes:
-    words: The number of a word is its position; SPECIAL come first.
-    num_tokens: Tokens of a caption, with [CLS], [SEP] and padding.
+    words: The words by their numbers; SPECIAL come first.
+    num_tokens: Number of tokens of a caption, with [CLS], [SEP] and padding.
   """
 
   words: tuple[str, ...]
   num_tokens: int
 
   def __post_init__(self):
-    """Raises a `UserError` for words that no caption could have."""
+    """Raises a `UserError` for words that no caption could contain."""
     words = self.words[len(SPECIAL) :]
     if self.words[: len(SPECIAL)] != SPECIAL or not words:
       raise UserError(
@@ -68,7 +67,7 @@ class Vocabulary:
       raise UserError(f"{twice!r} is in the vocabulary twice; keep it once")
 
   def encode(self, texts: Iterable[str]) -> Int32[np.ndarray, "b n"]:
-    """The numbers of captions' tokens, filled up with 0.
+    """Encodes captions as the numbers of their tokens, padded with 0.
 
     Raises:
       UserError: A word is not in the vocabulary, or a caption is too long.
@@ -102,14 +101,14 @@ class Vocabulary:
 
 
 def read_vocabulary(path: str | os.PathLike[str], num_tokens: int) -> Vocabulary:
-  """Reads the words of a text file, one in each line; case does not matter.
+  """Reads a vocabulary from a text file with one word per line, in any case.
 
   Args:
-    path: The file, UTF-8. Empty lines are passed over; SPECIAL are put in front.
-    num_tokens: Tokens of a caption, with [CLS], [SEP] and padding.
+    path: The file, in UTF-8. Empty lines are ignored; SPECIAL are put in front.
+    num_tokens: Number of tokens of a caption, with [CLS], [SEP] and padding.
 
   Raises:
-    UserError: There is no such file, or a line is not one word, or is there twice.
+    UserError: The file is missing, or a line is not one word or occurs twice.
   """
   path = pathlib.Path(path).expanduser()
   try:
@@ -157,4 +156,4 @@ VOCABULARIES = {
   ),
   "shapes": _of_shapes(),
 }
-"""Of data sets; the numbers of CATER-GEN's are those of MAGE."""
+"""Vocabularies of data sets; CATER-GEN's words are numbered as in MAGE."""

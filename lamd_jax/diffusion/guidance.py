@@ -1,4 +1,4 @@
-"""Guidance: denoise functions made of denoise functions, so that they stack.
+"""Guidance: wrappers of denoise functions, which stack.
 
 From the inside out, in the order of Ho et al. 2022 (arXiv:2204.03458):
 
@@ -9,14 +9,14 @@ From the inside out, in the order of Ho et al. 2022 (arXiv:2204.03458):
 
 Clipping comes last: inside, it would stop the gradient that `reconstruction` takes.
 
-One convention for every scale: 1 is no guidance. It covers, with other denoise
-functions in the two places,
+Every scale follows one convention: 1 is no guidance. `classifier_free` covers, with
+different denoise functions as its two arguments,
 
   classifier-free guidance   condition against null condition; the paper's 1 + w
   context guidance           with against without the context frames of Video LDM
                              (Blattmann et al. 2023, arXiv:2304.08818); its s
-  unconditional guidance     the same for LVDM (He et al. 2022, arXiv:2211.13221),
-                             against the accumulation of errors; its 1 + w
+  unconditional guidance     with against without the known frames of LVDM (He et al.
+                             2022, arXiv:2211.13221), to accumulate less error; 1 + w
 """
 
 from collections.abc import Callable, Sequence
@@ -34,11 +34,11 @@ Scale = ArrayLike | Callable[[Float[Array, " b *f"]], Float[Array, " b *f"]]
 
 
 class Known(NamedTuple):
-  """The part of x that is given: prediction, extension and interpolation alike.
+  """Part of x that is given: for prediction, extension and interpolation.
 
   Attributes:
     mask: True where x is known; broadcasts to x, `b f 1 1 1` for whole frames.
-    value: x there; anything elsewhere.
+    value: x where it is known, anything elsewhere.
   """
 
   mask: Bool[Array, "b ..."]
@@ -46,12 +46,11 @@ class Known(NamedTuple):
 
 
 class Observation(NamedTuple):
-  """Something that is known about x, for reconstruction guidance.
+  """Known function of x, for reconstruction guidance.
 
   Attributes:
-    observe: Differentiable function of x, the same for every example and without
-      exchange between them.
-    value: What it should give for the sample.
+    observe: Differentiable function of x that treats examples alike and independently.
+    value: Value of the function for the sample.
     weight: w_r; 0 is no guidance.
   """
 
@@ -68,21 +67,21 @@ def classifier_free(
   rescale: ArrayLike = 0.0,
   rescale_form: process.Parameterization = "v",
 ) -> process.DenoiseFn:
-  """Pushes away from the unconditional prediction.
+  """Pushes predictions away from the unconditional one.
 
   eps = eps_c + (scale - 1) (eps_c - eps_u), and x and v alike: Ho & Salimans 2022
   (arXiv:2207.12598), equation 6, whose w is `scale - 1`.
 
   Args:
-    conditional: With the condition bound.
-    unconditional: With the null condition bound; not evaluated at a scale that is
-      the number 1.
-    scale: 1 is the conditional model, 0 the unconditional one; a number, a traced
-      number, or a function of the log-SNR such as `in_interval`.
+    conditional: Denoise function with the condition bound.
+    unconditional: Denoise function with the null condition bound; not evaluated if the
+      scale is the number 1.
+    scale: Guidance scale: 1 is the conditional model, 0 the unconditional one; a
+      number, a traced number, or a function of the log-SNR such as `in_interval`.
     rescale: phi in [0, 1] of Lin et al. 2023 (arXiv:2305.08891), section 3.4: how far
-      the guided prediction goes back to the standard deviation of the conditional
-      one, which a high scale exceeds.
-    rescale_form: In which of its forms; the paper's is "v".
+      to return the guided prediction to the standard deviation of the conditional one,
+      which a high scale exceeds.
+    rescale_form: Form of the prediction to rescale; the paper's is "v".
 
   Returns:
     The guided denoise function.
@@ -114,9 +113,9 @@ def in_interval(
   Kynkaanniemi et al. 2024 (arXiv:2404.07724), whose interval is one of sigma / alpha.
 
   Args:
-    scale: Inside; see `classifier_free`.
-    logsnr_min: The noisiest level that is guided, in nats.
-    logsnr_max: The cleanest one, in nats.
+    scale: Guidance scale inside the interval; see `classifier_free`.
+    logsnr_min: Log-SNR of the noisiest guided level, in nats.
+    logsnr_max: Log-SNR of the cleanest guided level, in nats.
   """
 
   def scale_fn(logsnr: Float[Array, " b *f"]) -> Float[Array, " b *f"]:
@@ -129,22 +128,23 @@ def in_interval(
 def replacement(
   denoise_fn: process.DenoiseFn, known: Known, key: PRNGKey | None = None
 ) -> process.DenoiseFn:
-  """Predicts what is known as what it is.
+  """Replaces the known part of a prediction by its true value.
 
   The replacement method of Song et al. 2021 (arXiv:2011.13456), in the two forms that
-  Ho et al. 2022 describe. By itself it does not tell the unknown part of the known
-  one: that is for `reconstruction`, inside.
+  Ho et al. 2022 describe. By itself it does not inform the unknown part about the known
+  one: that takes `reconstruction`, inside.
 
   Args:
-    denoise_fn: Of all of x.
-    known: The part that is given.
-    key: With a key the network sees, for the known part, fresh noise at every level:
-      a draw from q(x_s | x), the same for a corrector and a sampler at one level.
-      Without one it sees the sampler's own x_s, whose known part an ancestral sampler
-      draws from q(x_s | x_t, x).
+    denoise_fn: Denoiser of the whole sample, known part included.
+    known: Part of x that is given.
+    key: Random key for fresh noise on the known part at every level, a draw from
+      q(x_s | x), the same for a corrector and a sampler at one level. With None the
+      network sees the sampler's own x_s, whose known part an ancestral sampler draws
+      from q(x_s | x_t, x).
 
   Returns:
-    The denoise function. A sampler that ends at clean data ends at `known.value`.
+    The guided denoise function. A sampler that ends at clean data ends at
+    `known.value`.
   """
 
   def guided(x_t, logsnr):
@@ -164,15 +164,15 @@ def replacement(
 def reconstruction(
   denoise_fn: process.DenoiseFn, observations: Sequence[Observation]
 ) -> process.DenoiseFn:
-  """Moves the predicted x so that it agrees with what is known about it.
+  """Moves the predicted x towards agreement with the observations.
 
   x + sum_i (w_i alpha_t / 2) (-grad_{x_t} || value_i - observe_i(x(x_t)) ||^2): Ho et
   al. 2022 (arXiv:2204.03458), section 3.1. The gradient goes through the network; the
   norm is a sum over all entries of an example. One backward pass for all observations.
 
   Args:
-    denoise_fn: Without exchange between the examples of a batch.
-    observations: What is known: `known_frames`, `low_resolution`, or both.
+    denoise_fn: Denoise function that treats the examples of a batch independently.
+    observations: Known functions of x: `known_frames`, `low_resolution`, or both.
 
   Returns:
     The guided denoise function. For known frames, wrap it in `replacement`.
@@ -203,8 +203,8 @@ def known_frames(known: Known, weight: ArrayLike) -> Observation:
   """Observes the known part of x, such as whole frames.
 
   Args:
-    known: The part that is given.
-    weight: w_r. The paper's are 50 (BAIR, one frame of 16) and 9 (Kinetics, five).
+    known: Part of x that is given.
+    weight: w_r. The paper uses 50 (BAIR, one frame of 16) and 9 (Kinetics, five).
   """
   observe = lambda x: jnp.where(known.mask, x, 0.0)
   return Observation(observe, observe(known.value), weight)
@@ -216,13 +216,13 @@ def low_resolution(
   """Observes the mean of each square of `factor` x `factor` pixels, for x `b f h w c`.
 
   Args:
-    video: The low resolution that the sample should have, in the range of x.
+    video: Low-resolution video to agree with, in the range of x.
     factor: Height and width of x over those of `video`.
-    weight: w_r; at factor 2 from 1 to 6. Over 8 it amplifies the error that it should
-      remove: the last step multiplies it by 1 - weight / factor^2.
+    weight: w_r; at factor 2 from 1 to 6. Over 8 it amplifies the error it should
+      remove: the last step multiplies the error by 1 - weight / factor^2.
 
   Raises:
-    UserError: When it is used on an x whose size is not `factor` times the video's.
+    UserError: It is used on an x whose size is not `factor` times the video's.
   """
   size = tuple(factor * n for n in video.shape[2:4])
 
@@ -242,7 +242,7 @@ def low_resolution(
 def clip(
   denoise_fn: process.DenoiseFn, low: ArrayLike = -1.0, high: ArrayLike = 1.0
 ) -> process.DenoiseFn:
-  """Keeps the predicted x in the range of the data, for pixels in [-1, 1]."""
+  """Clips the predicted x to the range of the data, [-1, 1] for pixels."""
 
   def clipped(x_t, logsnr):
     x = jnp.clip(denoise_fn(x_t, logsnr).x, low, high)

@@ -18,24 +18,24 @@ def loss_weight(
   parameterization: process.Parameterization,
   weighting: Weighting,
 ) -> Float[Array, " b *f"]:
-  """Returns what a squared error of the network's output is multiplied by.
+  """Returns the weight of a squared error of the network's output.
 
-  With "uniform" that is 1, whatever the network predicts. The others name a weight
-  on the squared error of x, as papers do, whichever form the network predicts:
+  "uniform" is 1, whatever the network predicts. The others name a weight on the squared
+  error of x, as papers do, whichever form the network predicts:
 
     "snr"            SNR: the squared error of eps
     "truncated_snr"  max(SNR, 1): Salimans & Ho 2022 (arXiv:2202.00512), section 4
     "min_snr"        min(SNR, 5): Hang et al. 2023 (arXiv:2303.09556)
 
-  A squared error of eps is SNR times that of x, one of v (1 + SNR) times. So a network
-  that predicts eps has no use for "truncated_snr", which grows without limit there.
+  The squared error of eps is SNR times that of x, and that of v is 1 + SNR times it. So
+  "truncated_snr" does not suit a network that predicts eps: it is unbounded there.
   """
   if weighting not in get_args(Weighting):
     known = ", ".join(get_args(Weighting))
     raise UserError(f"unknown loss weighting {weighting!r}; known: {known}")
   if weighting == "uniform":
     return jnp.ones_like(logsnr)
-  # Logarithms: at either end of a schedule the SNR itself leaves little of a float.
+  # In logarithms: near the ends of a schedule the SNR itself loses precision.
   of_x = {
     "snr": logsnr,
     "truncated_snr": jnp.maximum(logsnr, 0.0),
@@ -59,25 +59,25 @@ def denoising_loss(
   weighting: Weighting = "uniform",
   per_frame: bool = False,
 ) -> tuple[Float[Array, ""], Metrics]:
-  """Returns the mean squared error of what the network predicts.
+  """Computes the mean squared error of the network's prediction.
 
   Every example, or every frame, gets its own time, drawn by the schedule, and its own
   noise. With "eps" and uniform weights this is Ho et al. 2020 (arXiv:2006.11239),
   equation 14.
 
   Args:
-    model_fn: The network, with parameters and conditions bound.
+    model_fn: Network with parameters and conditions bound.
     x: Clean data.
-    key: For times and noise.
-    schedule: Which noise levels are trained.
-    parameterization: What the network predicts.
-    weighting: Of the noise levels; see `loss_weight`.
+    key: Random key for times and noise.
+    schedule: Schedule of the noise levels in training.
+    parameterization: Form that the network predicts.
+    weighting: Weighting of the noise levels; see `loss_weight`.
     per_frame: Whether each frame (the second axis of x) has a time of its own; the
       network then gets log-SNRs `b f`.
 
   Returns:
-    The loss, and the same loss weighted towards either end: `loss_low_noise` by
-    1 - t and `loss_high_noise` by t. They tell detail from structure.
+    The loss, and metrics with the same loss weighted towards either end:
+    `loss_low_noise` by 1 - t (detail) and `loss_high_noise` by t (structure).
   """
   time_key, noise_key = jax.random.split(key)
   levels = x.shape[: 2 if per_frame else 1]
@@ -97,6 +97,6 @@ def denoising_loss(
 def _weighted_mean(
   values: Float[Array, "*b"], weights: Float[Array, "*b"]
 ) -> Float[Array, ""]:
-  # All weights are zero only if every time is at one end: then the plain mean.
+  # If all times are at one end and all weights zero, this gives the plain mean.
   weights += 1e-6
   return jnp.sum(values * weights) / jnp.sum(weights)

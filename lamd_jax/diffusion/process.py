@@ -1,13 +1,13 @@
-"""The Gaussian diffusion process: noise added, and taken apart again.
+"""The Gaussian diffusion process: adding noise, and reading predictions of it.
 
 With clean data x and eps ~ N(0, I), the noised variable at time t is
 
   x_t = alpha_t x + sigma_t eps,     alpha_t^2 + sigma_t^2 = 1.
 
 The process preserves variance, so a single number names the noise level:
-logsnr_t = log(alpha_t^2 / sigma_t^2), in nats. That number, and never t, is what the
-functions below take. The schedule alone knows about t. There is one level for each
-example, `b`, or for each frame, `b f`; +inf is clean data.
+logsnr_t = log(alpha_t^2 / sigma_t^2), in nats. The functions below take that number,
+never t, which only the schedule knows. There is one level per example, `b`, or per
+frame, `b f`; +inf is clean data.
 
 From x_t and the noise level, each of x, eps and v = alpha_t eps - sigma_t x
 determines the other two. A network predicts one of them, its parameterization;
@@ -39,7 +39,7 @@ class Prediction(NamedTuple):
 
 # (x_t, logsnr) -> network output like x_t; parameters and conditions are bound.
 ModelFn = Callable[[Array, Array], Array]
-# The same, when the output has been read: what samplers and guidance work with.
+# (x_t, logsnr) -> the output converted to a prediction, for samplers and guidance.
 DenoiseFn = Callable[[Array, Array], Prediction]
 
 
@@ -61,9 +61,9 @@ def lost(
 ) -> Float[Array, "b ..."]:
   """Returns 1 - SNR_t / SNR_s, in [0, 1], shaped as by `expand`.
 
-  Of the noise between x_s and x_t, for s less noisy than t: the variance of x_t given
-  x_s is sigma_t^2 times this number, that of x_s given x and x_t sigma_s^2 times it.
-  Written so, they keep their digits for levels that are close (Kingma et al. 2021,
+  The share of noise added between x_s and x_t, for s less noisy than t: the variance of
+  x_t given x_s is sigma_t^2 times this number, that of x_s given x and x_t is sigma_s^2
+  times it. This form stays accurate for levels that are close (Kingma et al. 2021,
   appendix A).
   """
   return expand(-jnp.expm1(logsnr_t - logsnr_s), ndim)
@@ -72,7 +72,7 @@ def lost(
 def diffuse(
   key: PRNGKey, x: Float[Array, " b *s"], logsnr: Float[Array, " b *f"]
 ) -> tuple[Float[Array, " b *s"], Prediction]:
-  """Draws x_t given x; also returns what a perfect network would predict."""
+  """Draws x_t given x, and returns it with the prediction of a perfect network."""
   alpha, sigma = alpha_sigma(logsnr, x.ndim)
   eps = jax.random.normal(key, x.shape, x.dtype)
   target = Prediction(x=x, eps=eps, v=alpha * eps - sigma * x)
@@ -80,9 +80,9 @@ def diffuse(
 
 
 def is_number(value: Any, number: float) -> bool:
-  """Whether a value is this very number and known before anything runs.
+  """Returns whether a value is this number, known before anything runs.
 
-  A traced value never is. Where it holds, work that would change nothing is left out.
+  A traced value never is. If it holds, work that would change nothing can be skipped.
   """
   return isinstance(value, int | float) and value == number
 
@@ -114,14 +114,14 @@ def convert(
   """Reads a network output as x, eps or v and works out the other two.
 
   Args:
-    output: What the network returned for x_t.
-    x_t: The noised variable.
-    logsnr: Its noise level, in nats.
-    parameterization: What the output means.
+    output: Output of the network for x_t.
+    x_t: Noised variable.
+    logsnr: Noise level of x_t, in nats.
+    parameterization: Form in which to read the output.
 
   Returns:
     The three forms. Each divides by alpha or sigma at most once: x from eps is
-    inaccurate where there is almost only noise, eps from x where there is none.
+    inaccurate where there is almost only noise, eps from x where there is almost none.
   """
   alpha, sigma = alpha_sigma(logsnr, x_t.ndim)
   if parameterization == "x":

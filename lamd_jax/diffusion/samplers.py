@@ -3,13 +3,13 @@
 A `Sampler` moves x_t to the less noisy x_s. It sees noise levels only, so it works
 on any grid: all trained levels, every fifth, or a continuous schedule cut anywhere.
 The last level may be +inf, clean data (`ending_clean`); the last step then returns
-the predicted x. `sample` is the loop, one `lax.scan`:
+the predicted x. `sample` is the loop, a single `lax.scan`:
 
     sampler = langevin(ancestral(gamma=0.1), delta=0.1)
     x = sample(key, x_init, denoise_fn=denoise_fn, sampler=sampler, logsnr_grid=grid)
 
 Numbers such as eta, delta, guidance scales and the levels of the grid may be traced:
-jitted once, a sampling function takes other values without compiling again.
+a jitted sampling function takes other values without recompiling.
 """
 
 from collections.abc import Callable
@@ -52,14 +52,14 @@ def sample(
   """Goes from noise to data along a grid of noise levels.
 
   Args:
-    key: Folded with the index of each step: a step's noise does not depend on
-      what ran before it.
-    x_init: The start, a draw from N(0, I).
-    denoise_fn: Network, conditions and guidance in one.
-    sampler: The update rule.
+    key: Random key, folded with the index of each step: the noise of a step does not
+      depend on the steps before it.
+    x_init: Starting point, a draw from N(0, I).
+    denoise_fn: Network with its conditions and guidance.
+    sampler: Update rule.
     logsnr_grid: Log-SNRs in nats, rising; `schedule.sampling_grid(num_steps)`.
-    on_step: Called on the host with the number of each step, from 1 on, when it is
-      done: for a progress bar. The device does not wait for it.
+    on_step: Called on the host with the number of each completed step, from 1 on, to
+      show progress. The device does not wait for it.
 
   Returns:
     The sample at the last level of the grid.
@@ -79,7 +79,7 @@ def sample_trajectory(
   sampler: Sampler,
   logsnr_grid: Float[Array, " levels"],
 ) -> Float[Array, "levels b *s"]:
-  """Does what `sample` does; returns x at every level, the start included."""
+  """Samples like `sample` and returns x at every level, including the start."""
   advance = _make_advance(key, denoise_fn, sampler, None)
 
   def body(carry, step):
@@ -92,7 +92,7 @@ def sample_trajectory(
 
 
 def _pairs(grid):
-  """The number of each step, the level it starts from and the one it goes to."""
+  """Returns the index of each step, its starting level and its end level."""
   return jnp.arange(grid.shape[0] - 1), grid[:-1], grid[1:]
 
 
@@ -104,7 +104,7 @@ def _make_advance(key, denoise_fn, sampler, on_step):
     step_key = jax.random.fold_in(key, i)
     x_s, memory = sampler.step(step_key, denoise_fn, x_t, logsnr_t, logsnr_s, memory)
     if on_step is not None:
-      # A value of x_s goes along, so that the call comes after the step.
+      # Passing a value of x_s makes the call wait for the step.
       jax.debug.callback(lambda i, _: on_step(i), i + 1, x_s.ravel()[0])
     return x_s, memory
 
@@ -121,7 +121,7 @@ def ddim(eta: ArrayLike = 0.0) -> Sampler:
 
   Args:
     eta: Fraction, in [0, 1], of the posterior's standard deviation that is drawn
-      afresh: 0 is deterministic, 1 is ancestral sampling (their equation 16).
+      anew: 0 is deterministic, 1 is ancestral sampling (their equation 16).
   """
 
   def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
@@ -139,15 +139,15 @@ def ddim(eta: ArrayLike = 0.0) -> Sampler:
 
 
 def ancestral(gamma: ArrayLike = 0.0) -> Sampler:
-  """Draws x_s from its posterior, with the predicted x in place of the true one.
+  """Draws x_s from its posterior, given the predicted x in place of the true one.
 
   On all trained levels this is DDPM (Ho et al. 2020, arXiv:2006.11239, equations 6
-  and 7), on some of them DDPM with fewer steps.
+  and 7), on a subset of them DDPM with fewer steps.
 
   Args:
-    gamma: Where the log-variance lies between its lower bound (0, the variance of
-      the posterior) and its upper bound (1, that of x_t given x_s), as in Ho et al.
-      2022 (arXiv:2204.03458), section 2.
+    gamma: Position of the log-variance between its lower bound (0, the variance of the
+      posterior) and its upper bound (1, that of x_t given x_s), as in Ho et al. 2022
+      (arXiv:2204.03458), section 2.
   """
 
   def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
@@ -164,12 +164,12 @@ def ancestral(gamma: ArrayLike = 0.0) -> Sampler:
 
 
 def heun() -> Sampler:
-  """Goes on with the mean of the noise predicted here and at the end of the step.
+  """Averages the noise predicted at the start and at the end of each step.
 
-  The second-order method of Karras et al. 2022 (arXiv:2206.00364), algorithm 1
-  without churn, for the variance-preserving process: x / alpha as a function of
-  sigma / alpha has the predicted noise as its slope, so Euler's step there is DDIM.
-  Two network evaluations a step; the step to clean data is DDIM's, after Karras.
+  The second-order method of Karras et al. 2022 (arXiv:2206.00364), algorithm 1 without
+  churn, for the variance-preserving process: x / alpha as a function of sigma / alpha
+  has the predicted noise as its slope, so Euler's step there is DDIM. Two network
+  evaluations per step; the step to clean data is DDIM's, after Karras.
   """
 
   def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
@@ -179,7 +179,7 @@ def heun() -> Sampler:
     first = denoise_fn(x_t, logsnr_t)
     euler = alpha_s * first.x + sigma_s * first.eps
     second = denoise_fn(euler, jnp.where(jnp.isinf(logsnr_s), logsnr_t, logsnr_s))
-    slope = sigma_s - sigma_t * (alpha_s / alpha_t)  # Of x_s in eps.
+    slope = sigma_s - sigma_t * (alpha_s / alpha_t)  # d x_s / d eps
     better = euler + slope * 0.5 * (second.eps - first.eps)
     return jnp.where(sigma_s == 0.0, euler, better), memory
 
@@ -192,16 +192,17 @@ class _Last(NamedTuple):
 
 
 def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
-  """DPM-Solver++ 2M: extrapolates x from this prediction and the one before.
+  """Extrapolates x from the last two predictions: DPM-Solver++ 2M.
 
-  Second order with one network evaluation a step. The first step, and one that ends
-  in clean data, are of first order.
+  Second order with one network evaluation per step. The first step, and a step to
+  clean data, are of first order.
 
-  Lu et al. 2022 (arXiv:2211.01095), algorithm 2, in terms of log-SNR: their lambda is
-  half of it.
+  Lu et al. 2022 (arXiv:2211.01095), algorithm 2, in terms of log-SNR, twice their
+  lambda.
 
   Args:
-    stochastic: Solves the reverse SDE instead of the flow (their section 4.3).
+    stochastic: Whether to solve the reverse SDE instead of the probability flow (their
+      section 4.3).
   """
 
   def init(x_init):
@@ -229,16 +230,17 @@ def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
 
 
 def langevin(sampler: Sampler, delta: ArrayLike = 0.1) -> Sampler:
-  """Corrects x_t by one step of Langevin dynamics, then lets `sampler` go on.
+  """Corrects x_t by a step of Langevin dynamics before each step of `sampler`.
 
   x_t - delta sigma_t eps / 2 + sqrt(delta) sigma_t noise: Ho et al. 2022
-  (arXiv:2204.03458), section 2. The paper corrects after each step of the sampler;
-  before each is the same but for the start, where pure noise stays pure noise, and
-  the end, where a correction would only add noise. Twice the network evaluations.
+  (arXiv:2204.03458), section 2. The paper corrects after each step of the sampler.
+  Correcting before each step differs only at the start, where pure noise stays pure
+  noise, and at the end, where a correction would only add noise. It doubles the network
+  evaluations.
 
   Args:
     sampler: Any sampler.
-    delta: Size of the step, relative to sigma_t^2.
+    delta: Size of the correction step, relative to sigma_t^2.
   """
 
   def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory):
@@ -254,3 +256,13 @@ def langevin(sampler: Sampler, delta: ArrayLike = 0.1) -> Sampler:
 
 def _without_memory(step) -> Sampler:
   return Sampler(lambda x_init: (), step)
+
+
+# Name in a configuration -> its label in protocols, and the sampler as a function of
+# eta, which "ddim" alone depends on.
+SAMPLERS: dict[str, tuple[str, Callable[[ArrayLike], Sampler]]] = {
+  "ddim": ("DDIM", ddim),
+  "ddpm": ("DDPM on some of the steps", lambda eta: ancestral()),
+  "heun": ("Heun", lambda eta: heun()),
+  "dpmpp_2m": ("DPM-Solver++ 2M", lambda eta: dpm_solver_2m()),
+}

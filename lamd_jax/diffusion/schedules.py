@@ -1,12 +1,12 @@
-"""Noise schedules: what diffusion time means, as a log-SNR in nats.
+"""Noise schedules: diffusion time as a log-SNR in nats.
 
-A schedule says four things: how noisy time t is (`logsnr`), which number a
-network embeds for a noise level (`timestep`), which times it is trained at
-(`draw_times`), and which levels a sampler visits (`sampling_grid`). Everything
-else in the library speaks of log-SNR and never of t.
+A schedule defines four things: the noise level of time t (`logsnr`), the number that a
+network embeds for a noise level (`timestep`), the times to train at (`draw_times`), and
+the levels that a sampler visits (`sampling_grid`). Everything else in the library works
+with log-SNR, never with t.
 
-`CosineSchedule` is continuous. `DiscreteSchedule` is a model trained at a few
-hundred or thousand fixed levels, as DDPM and latent diffusion are.
+`CosineSchedule` is continuous. `DiscreteSchedule` is for models trained at a few
+hundred or thousand fixed levels, such as DDPM and latent diffusion.
 """
 
 from collections.abc import Callable
@@ -22,15 +22,15 @@ import numpy as np
 
 from lamd_jax.types import PRNGKey, UserError
 
-MAX_TIMESTEP = 999  # What networks embed for pure noise, whatever the schedule.
-# A grid time i / (n - 1) times n - 1 misses i by rounding, below 2^-12 for n < 2000.
+MAX_TIMESTEP = 999  # The number embedded for pure noise, whatever the schedule.
+# (i / (n - 1)) * (n - 1) misses i by rounding errors, below 2^-12 for n < 2000.
 SNAP = 2.0**-12
 Shape = tuple[int, ...]
 
 
 @runtime_checkable
 class Schedule(Protocol):
-  """What the rest of the library knows of a schedule. Frozen and hashable."""
+  """Interface of a schedule to the rest of the library. Frozen and hashable."""
 
   def logsnr(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Returns the log-SNR at time t in [0, 1], in nats; decreasing in t."""
@@ -41,7 +41,7 @@ class Schedule(Protocol):
     ...
 
   def draw_times(self, key: PRNGKey, shape: Shape) -> Float[Array, "*b"]:
-    """Draws independent training times, uniform over what is trained."""
+    """Draws independent training times, uniform over the trained levels."""
     ...
 
   def sampling_grid(self, num_steps: int) -> Float[Array, " levels"]:
@@ -67,7 +67,7 @@ class CosineSchedule:
   def logsnr(self, t: Float[Array, "*b"]) -> Float[Array, "*b"]:
     """Returns the log-SNR at time t, in nats."""
     start, end = self._angles()
-    # The shorter way to either end: near pi / 2 the tangent amplifies rounding.
+    # Measured from the nearer end: near pi / 2 the tangent amplifies rounding errors.
     near_data = -2.0 * jnp.log(jnp.tan(start + (end - start) * t))
     rest = math.pi / 2 - end  # logsnr is odd about the angle pi / 4.
     near_noise = 2.0 * jnp.log(jnp.tan(rest + (end - start) * (1.0 - t)))
@@ -105,18 +105,18 @@ class CosineSchedule:
 
 @dataclasses.dataclass(frozen=True)
 class DiscreteSchedule:
-  """The levels of a model trained at n discrete steps, given by its betas.
+  """The noise levels of a model trained at n discrete steps, defined by its betas.
 
-  Step i, from 0 to n - 1, keeps the fraction abar_i = prod_{j <= i} (1 - beta_j)
-  of the signal's variance, so its log-SNR is log(abar_i / (1 - abar_i)). Step i
-  is at time t = i / (n - 1): t = 0 is the first trained level, which still holds
-  the noise of beta_0, and t = 1 the last. Between steps log-SNR and timestep are
-  interpolated linearly; at the steps both are exact.
+  Step i, from 0 to n - 1, keeps the fraction abar_i = prod_{j <= i} (1 - beta_j) of the
+  signal's variance, so its log-SNR is log(abar_i / (1 - abar_i)). Step i is at time
+  t = i / (n - 1): t = 0 is the first trained level, which still holds the noise of
+  beta_0, and t = 1 the last. Between steps, log-SNR and timestep are interpolated
+  linearly; at the steps both are exact.
 
   Ho et al. 2020 (arXiv:2006.11239), section 2.
 
   Attributes:
-    betas: Variance of the noise added at each step, in (0, 1).
+    betas: Variances of the noise added at each step, in (0, 1).
   """
 
   betas: tuple[float, ...]
@@ -128,7 +128,7 @@ class DiscreteSchedule:
         f"betas: expected at least 2 numbers between 0 and 1, got {len(self.betas)}"
         + (f" from {min(self.betas)} to {max(self.betas)}" if self.betas else "")
       )
-    # In float64, and by sums of logs: 1 - abar would lose the first steps.
+    # In float64 and as sums of logs: 1 - abar would lose the first steps to rounding.
     log_abar = np.cumsum(np.log1p(-np.array(self.betas, np.float64)))
     return (log_abar - np.log(-np.expm1(log_abar))).astype(np.float32)
 
@@ -151,13 +151,14 @@ class DiscreteSchedule:
   def sampling_grid(self, num_steps: int) -> Float[Array, " levels"]:
     """Returns a uniform sub-sequence of the trained levels, noise first.
 
-    As latent diffusion does it (Rombach et al. 2022; `make_ddim_timesteps` and
-    `make_ddim_sampling_parameters` of its code): the network is evaluated at
-    steps 1, 1 + n/k, 1 + 2 n/k, ... (k = `num_steps`; rounded down), in reverse,
-    and the last of them leads to step 0. So a sample keeps the small noise of
-    beta_0, a standard deviation of sqrt(beta_0).
+    As in latent diffusion (Rombach et al. 2022; `make_ddim_timesteps` and
+    `make_ddim_sampling_parameters` of its code), the network is evaluated at steps
+    1, 1 + n/k, 1 + 2 n/k, ... (k = `num_steps`; rounded down), in reverse, and the last
+    of them leads to step 0. So a sample keeps the small noise of beta_0, with a
+    standard deviation of sqrt(beta_0).
 
-    With as many steps as levels it is Ho et al.'s: all levels, then clean data.
+    With as many steps as levels it is the grid of Ho et al.: all levels, then clean
+    data.
     """
     num_levels = len(self.betas)
     if not 1 <= num_steps <= num_levels:
@@ -183,8 +184,8 @@ def sqrt_linear_betas(
 ) -> tuple[float, ...]:
   """Returns betas whose square root is linear in the step.
 
-  What the code of latent diffusion (Rombach et al. 2022, arXiv:2112.10752) calls
-  "linear", with the ends of its latent models.
+  The "linear" schedule in the code of latent diffusion (Rombach et al. 2022,
+  arXiv:2112.10752), with the ends of its latent models.
   """
   roots = np.linspace(math.sqrt(start), math.sqrt(end), num_steps)
   return tuple(np.square(roots).tolist())
@@ -196,9 +197,9 @@ def cosine_betas(
   """Returns betas whose abar follows cos^2: Nichol & Dhariwal 2021, section 3.2.
 
   Args:
-    num_steps: n.
+    num_steps: n, the number of betas.
     offset: s, which keeps the first betas from being too small.
-    largest: Betas are cut there, near the end.
+    largest: Upper bound of the betas, reached near the end.
   """
   place = (np.arange(num_steps + 1) / num_steps + offset) / (1 + offset)
   abar = np.square(np.cos(0.5 * math.pi * place))
@@ -210,7 +211,7 @@ SCHEDULES: dict[str, Callable[[], Schedule]] = {
   "cosine_beta": lambda: DiscreteSchedule(cosine_betas()),
   "linear": lambda: DiscreteSchedule(linear_betas()),
   "sqrt_linear": lambda: DiscreteSchedule(sqrt_linear_betas()),
-  # The same with the ends of LVDM's models, and of Stable Diffusion's.
+  # Square-root linear, with the ends of LVDM's models and of Stable Diffusion's.
   "lvdm": lambda: DiscreteSchedule(sqrt_linear_betas(1000, 0.0015, 0.0155)),
   "stable_diffusion": lambda: DiscreteSchedule(sqrt_linear_betas(1000, 0.00085, 0.012)),
 }
@@ -225,6 +226,6 @@ def make_schedule(name: str) -> Schedule:
 
 
 def _snap(position: Float[Array, "*b"]) -> Float[Array, "*b"]:
-  """Rounds what is a whole number but for rounding errors."""
+  """Rounds values that miss a whole number by rounding errors alone."""
   whole = jnp.round(position)
   return jnp.where(jnp.abs(position - whole) < SNAP, whole, position)

@@ -22,7 +22,7 @@ def abstract_batch(
 ) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of a batch: videos, conditions, images for joint training."""
   frames, _, side = run.clip(stage)
-  shapes = conditions.abstract(run.config, batch_size)
+  shapes = conditions.abstract(run.conditions, batch_size)
   video = (batch_size, frames, side, side, 3)
   found = {"video": jax.ShapeDtypeStruct(video, jnp.uint8)} | shapes
   if num := num_images(run):
@@ -77,7 +77,7 @@ def training_batches(
   config, clip = run.config, run.clip(name)
   batch_size = config[name].train.batch_size
   cache = run.folder / FEATURES
-  describe = conditions.describer(config, source, cache=cache)
+  describe = conditions.describer(run.conditions, source, cache=cache)
   images = image_source(run, name, source, "train")
   rows = sharding.local_rows(run.mesh, batch_size)
   shapes = abstract_batch(run, name, len(rows))
@@ -94,7 +94,7 @@ def training_batches(
     describe_image=(
       describe
       if images is source
-      else conditions.describer(config, images, cache=cache)
+      else conditions.describer(run.conditions, images, cache=cache)
     ),
     num_frames=clip.num_frames,
     frame_stride=clip.frame_stride,
@@ -121,6 +121,6 @@ def eval_batch(
   windows = pipeline.eval_windows(source, num_clips, *frames)
   numbers = [i for i, _ in windows]
   batch = {"video": pipeline.read_windows(source, windows, *frames)}
-  describe = conditions.describer(run.config, source, numbers, cache)
+  describe = conditions.describer(run.conditions, source, numbers, cache)
   said = [describe(i) for i in numbers] if describe else [{}]
   return batch | {name: np.stack([x[name] for x in said]) for name in said[0]}, numbers

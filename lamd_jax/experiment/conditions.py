@@ -30,14 +30,16 @@ class Condition(NamedTuple):
   """One thing that a model can be told of a video.
 
   Attributes:
-    key: Where a video's annotation has it, and the command-line flag that says it for
-      videos of one's own: "label" or "caption".
+    kind: Its kind, a key of `KINDS`.
+    key: Its key in a video's annotation, also the name of its command-line flag:
+      "label" or "caption".
     shapes: Arrays that a batch has for each example, by name.
     read: From what is said of videos to these arrays; with a folder that keeps what is
       expensive. Raises a `UserError` for what the model does not know.
     check: Raises a `UserError` for what is wrong with the configuration of it.
   """
 
+  kind: str
   key: str
   shapes: Mapping[str, jax.ShapeDtypeStruct]
   read: Callable[[Sequence[Any], pathlib.Path | None], Arrays]
@@ -46,26 +48,23 @@ class Condition(NamedTuple):
 
 def make_conditions(config: Config) -> tuple[Condition, ...]:
   """Returns the conditions that a configuration names; () for none."""
-  name = kind(config)
-  return (KINDS[name](config),) if name in KINDS else ()
+  kind = config.condition.kind if "condition" in config else "none"
+  return (KINDS[kind](config.condition),) if kind in KINDS else ()
 
 
-def kind(config: Config) -> str:
-  """Returns the kind of a model's condition, "none" where it has none."""
-  return config.condition.kind if "condition" in config else "none"
-
-
-def abstract(config: Config, batch_size: int) -> dict[str, jax.ShapeDtypeStruct]:
+def abstract(
+  conditions: Sequence[Condition], batch_size: int
+) -> dict[str, jax.ShapeDtypeStruct]:
   """Returns the shapes of the condition arrays of a batch."""
   return {
     name: jax.ShapeDtypeStruct((batch_size, *x.shape), x.dtype)
-    for condition in make_conditions(config)
+    for condition in conditions
     for name, x in condition.shapes.items()
   }
 
 
 def describer(
-  config: Config,
+  conditions: Sequence[Condition],
   source: sources.VideoSource,
   numbers: Sequence[int] | None = None,
   cache: pathlib.Path | None = None,
@@ -73,7 +72,7 @@ def describer(
   """Returns a function from the number of a video to its conditions; None without any.
 
   Args:
-    config: The configuration.
+    conditions: The conditions of the model.
     source: The videos.
     numbers: Videos that will be asked for; None for all.
     cache: A folder that keeps embeddings of captions.
@@ -82,21 +81,20 @@ def describer(
     UserError: A video has no label or caption, or a label is too large.
   """
   numbers = range(len(source)) if numbers is None else sorted(set(numbers))
-  conditions = make_conditions(config)
   if not conditions:
     return None
   found: Arrays = {}
   for condition in conditions:
-    found |= condition.read(_notes(config, condition, source, numbers), cache)
+    found |= condition.read(_notes(condition, source, numbers), cache)
   places = {i: place for place, i in enumerate(numbers)}
   return lambda i: {name: values[places[i]] for name, values in found.items()}
 
 
-def asked(config: Config, count: int, **said: Any) -> Arrays:
+def asked(conditions: Sequence[Condition], count: int, **said: Any) -> Arrays:
   """Builds the condition arrays of `count` videos that a user asks for.
 
   Args:
-    config: The configuration.
+    conditions: The conditions of the model.
     count: Number of videos.
     **said: `caption` or `label`, of all of them; None where nothing is said.
 
@@ -106,30 +104,29 @@ def asked(config: Config, count: int, **said: Any) -> Arrays:
   Raises:
     UserError: This model knows no such thing.
   """
-  conditions = {condition.key: condition for condition in make_conditions(config)}
+  by_key = {condition.key: condition for condition in conditions}
   found: Arrays = {}
   for name, value in said.items():
     if value is None:
       continue
-    if name not in conditions:
+    if name not in by_key:
       known = " or ".join(repr(k) for k, key in KEYS.items() if key == name)
-      raise UserError(
-        f"--{name}: this model's condition is {kind(config)!r}, not {known}"
-      )
+      there = " and ".join(repr(x.kind) for x in conditions) or "'none'"
+      raise UserError(f"--{name}: this model's condition is {there}, not {known}")
     try:
-      found |= conditions[name].read([value] * count, None)
+      found |= by_key[name].read([value] * count, None)
     except UnknownLabelError as e:
       raise UserError(f"--label={value}: expected {e.expected}") from e
   return found
 
 
-def check(config: Config, *splits: sources.VideoSource) -> None:
+def check(conditions: Sequence[Condition], *splits: sources.VideoSource) -> None:
   """Raises a `UserError` for what `describer` would stumble over; takes little time."""
-  for condition in make_conditions(config):
+  for condition in conditions:
     condition.check()
     for source in splits:
-      notes = _notes(config, condition, source, range(len(source)))
-      if kind(config) != "caption":  # Whose encoder takes its time.
+      notes = _notes(condition, source, range(len(source)))
+      if condition.kind != "caption":  # Whose encoder takes its time.
         condition.read(notes, None)
 
 
@@ -148,19 +145,20 @@ class UnknownLabelError(UserError):
     )
 
 
-def _class(config: Config) -> Condition:
+def _class(values: Config) -> Condition:
   def read(labels: Sequence[int], cache: pathlib.Path | None) -> Arrays:
     del cache
     for label in labels:
-      if not 0 <= int(label) < config.condition.num_classes:
-        raise UnknownLabelError(label, config.condition.num_classes)
+      if not 0 <= int(label) < values.num_classes:
+        raise UnknownLabelError(label, values.num_classes)
     return {"label": np.array(labels, np.int32)}
 
-  return Condition("label", {"label": jax.ShapeDtypeStruct((), jnp.int32)}, read)
+  return Condition(
+    "class", "label", {"label": jax.ShapeDtypeStruct((), jnp.int32)}, read
+  )
 
 
-def _caption(config: Config) -> Condition:
-  values = config.condition
+def _caption(values: Config) -> Condition:
   tokens, width = values.num_tokens, values.text_channels
   shapes = {
     "text": jax.ShapeDtypeStruct((tokens, width), jnp.float16),
@@ -169,21 +167,21 @@ def _caption(config: Config) -> Condition:
 
   def read(texts: Sequence[str], cache: pathlib.Path | None) -> Arrays:
     texts = [str(text) for text in texts]
-    found = captions.embed(_encoder(config), texts, cache=cache)
+    found = captions.embed(_encoder(values), texts, cache=cache)
     return {"text": found.values, "text_mask": found.mask}
 
-  return Condition("caption", shapes, read, lambda: _encoder(config))
+  return Condition("caption", "caption", shapes, read, lambda: _encoder(values))
 
 
-def _words(config: Config) -> Condition:
-  words = _vocabulary(config)
+def _words(values: Config) -> Condition:
+  words = _vocabulary(values)
 
   def read(texts: Sequence[str], cache: pathlib.Path | None) -> Arrays:
     del cache
     return {"words": words.encode([str(text) for text in texts])}
 
   shapes = {"words": jax.ShapeDtypeStruct((words.num_tokens,), jnp.int32)}
-  return Condition("caption", shapes, read)
+  return Condition("words", "caption", shapes, read)
 
 
 KINDS: dict[str, Callable[[Config], Condition]] = {
@@ -196,7 +194,6 @@ KEYS = {"class": "label", "caption": "caption", "words": "caption"}
 
 
 def _notes(
-  config: Config,
   condition: Condition,
   source: sources.VideoSource,
   numbers: Sequence[int],
@@ -207,7 +204,7 @@ def _notes(
   if lacking:
     raise UserError(
       f"{len(lacking)} of {len(numbers)} videos have no {condition.key}, the first is"
-      f" number {lacking[0]}; condition.kind={kind(config)!r} needs one for each"
+      f" number {lacking[0]}; condition.kind={condition.kind!r} needs one for each"
     )
   if condition.key == "label":
     for i, label in zip(numbers, notes, strict=True):
@@ -218,8 +215,7 @@ def _notes(
   return notes
 
 
-def _vocabulary(config: Config) -> vocabulary.Vocabulary:
-  values = config.condition
+def _vocabulary(values: Config) -> vocabulary.Vocabulary:
   found = vocabulary.VOCABULARIES.get(values.vocabulary)
   if found is None:
     if not pathlib.Path(values.vocabulary).expanduser().is_file():
@@ -242,8 +238,7 @@ def _vocabulary(config: Config) -> vocabulary.Vocabulary:
   return found
 
 
-def _encoder(config: Config) -> captions.TextEncoder:
-  values = config.condition
+def _encoder(values: Config) -> captions.TextEncoder:
   encoder = captions.text_encoder(values.encoder or None, num_tokens=values.num_tokens)
   if encoder.width != values.text_channels:
     raise UserError(

@@ -17,30 +17,31 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-import lamd_jax
 from lamd_jax.data import media
 from lamd_jax.experiment import conditions, trained
-from lamd_jax.experiment.run import make_run
+from lamd_jax.experiment.run import Run, make_run
 from lamd_jax.experiment.workdir import CONFIG
 from lamd_jax.files import writing
-from lamd_jax.systems.clip import Clip, clip_of
+from lamd_jax.systems.clip import Clip
 from lamd_jax.systems.pipeline import (
-  Devices,
   Pipeline,
   Request,
   Sampler,
+  Stages,
   Trained,
   collect,
 )
-from lamd_jax.systems.table import find_system
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, UserError
+from lamd_jax.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
 Videos = UInt8[np.ndarray, "n f h w 3"]
+Made = UInt8[np.ndarray, "n f2 h2 w2 3"]  # Videos of the model's size.
+Motion = UInt8[np.ndarray, "_ _ _ 3"]  # A video of another size than the others given.
 
 
 class Model:
@@ -56,28 +57,33 @@ class Model:
     fps: Frames per second of its clips.
   """
 
-  def __init__(self, config: Config, stages: Mapping[str, Trained], devices: Devices):
+  def __init__(self, run: Run, stages: Stages | None = None):
     """Computes nothing, and looks up no stage, before it is asked for a video.
 
     Args:
-      config: The configuration that the stages were trained with.
-      stages: The trained stages by name.
-      devices: Where to sample.
+      run: The experiment that it was trained in.
+      stages: The trained stages by name; by default those of the work folder.
     """
-    self.config = config
-    self.clip: Clip = clip_of(config, config.stages[-1])
-    self._stages, self._devices = stages, devices
+    self.config = run.config
+    self.clip: Clip = run.clip(run.stages[-1])
+    self._run = run
+    self._stages = trained.TrainedStages(run) if stages is None else stages
 
   @functools.cached_property
   def pipeline(self) -> Pipeline:
     """The system's pipeline around the stages."""
-    system = find_system(self.config)
-    return system.pipeline(self.config, self._stages, self._devices)
+    return trained.make_pipeline(self._run, self._stages)
 
   @functools.cached_property
   def fps(self) -> float:
     """Frames per second of its clips."""
     return float(self._stages[self.config.stages[0]].meta["fps"])
+
+  def stage(self, name: str) -> Trained:
+    """Returns a trained stage: its networks, parameters and meta."""
+    if name not in self.config.stages:
+      raise UserError(f"no stage {name!r}; known: {', '.join(self.config.stages)}")
+    return self._stages[name]
 
   def animate(
     self,
@@ -87,7 +93,7 @@ class Model:
     seed: int = 0,
     caption: str | None = None,
     label: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos that begin with a picture.
 
     Args:
@@ -110,7 +116,7 @@ class Model:
     seed: int = 0,
     caption: str | None = None,
     label: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos made from noise, under a condition or under none.
 
     Args:
@@ -134,7 +140,7 @@ class Model:
     seed: int = 0,
     caption: str | None = None,
     label: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos that begin with the given one and go on.
 
     Args:
@@ -156,12 +162,12 @@ class Model:
 
   def transfer(
     self,
-    motion: Video | Sequence[Video],
+    motion: Motion | Sequence[Motion],
     image: Picture,
     *,
     strength: float | Sequence[float] = 1.0,
     mix: int | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns videos of a picture that move like clips; nothing in it is random.
 
     Args:
@@ -183,7 +189,7 @@ class Model:
     clips = tuple(self._fitted(x) for x in motions)
     return self.run("transfer", _one(image), motions=clips, options=options)
 
-  def reconstruct(self, video: Video | Videos) -> Videos:
+  def reconstruct(self, video: Video | Videos) -> Made:
     """Returns what the model's autoencoder makes of clips.
 
     Args:
@@ -192,16 +198,14 @@ class Model:
     Raises:
       UserError: The system has no autoencoder, or a clip is of another length.
     """
-    system = find_system(self.config)
-    names = [
-      n for n in self.config.stages if system.stages[n].output == "reconstruction"
-    ]
-    if not names:
+    name = self._run.with_output("reconstruction")
+    if name is None:
       raise UserError(f"{self.config.system} works on pixels: it has no autoencoder")
     clips = video if video.ndim == 5 else video[None]
     batch = {"video": np.stack([self._fitted(x) for x in clips])}
     size = min(self.config.sample.batch_size, len(clips))
-    sampler = Sampler(self._stages[names[-1]], self._devices, size)
+    devices = trained.devices_of(self._run)
+    sampler = Sampler(self._stages[name], devices, size)
     return sampler(batch, jax.random.key(0))
 
   def run(
@@ -209,13 +213,13 @@ class Model:
     task: str,
     video: Video | None = None,
     *,
-    motions: tuple[Video, ...] = (),
+    motions: tuple[Motion, ...] = (),
     num: int = 1,
     seed: int = 0,
     num_frames: int | None = None,
     said: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
-  ) -> Videos:
+  ) -> Made:
     """Returns the videos of any task of the system's pipeline.
 
     Args:
@@ -248,7 +252,7 @@ class Model:
     task: str,
     video: Video | None = None,
     *,
-    motions: tuple[Video, ...] = (),
+    motions: tuple[Motion, ...] = (),
     num: int = 1,
     num_frames: int | None = None,
     said: Mapping[str, Any] | None = None,
@@ -268,7 +272,7 @@ class Model:
         )
       video = _checked(video, "video")[: reading.most]
       video = media.resize_crop(video, reading.resolution)
-    arrays = conditions.asked(self.config, num, **said)
+    arrays = conditions.asked(self._run.conditions, num, **said)
     return Request(task, num, arrays, video, motions, num_frames, options)
 
   def save(self, path: str | os.PathLike[str]) -> None:
@@ -294,7 +298,7 @@ class Model:
         arrays[f"{name}/{key}"] = np.asarray(x)
       stages[name] = {"meta": dict(meta), "statistics": {}}
     description = {
-      "lamd_jax": lamd_jax.__version__,
+      "lamd_jax": __version__,
       "config": json.loads(self.config.to_json_best_effort()),
       "stages": stages,
     }
@@ -310,7 +314,7 @@ class Model:
       part.unlink(missing_ok=True)
     writing.write_json(folder / DESCRIPTION, description)
 
-  def _fitted(self, clip: Video) -> Video:
+  def _fitted(self, clip: Motion) -> Video:
     """Returns a clip at the model's resolution."""
     _checked(clip, "clip")
     if len(clip) != self.clip.num_frames:
@@ -339,7 +343,7 @@ def load(path: str | os.PathLike[str]) -> Model:
       f" Model.save wrote ({DESCRIPTION})"
     )
   run = make_run(_to_config(writing.read_json(folder / CONFIG)), folder)
-  return Model(run.config, trained.TrainedStages(run), trained.devices_of(run))
+  return Model(run)
 
 
 def _to_config(values: Mapping[str, Any]) -> Config:
@@ -367,7 +371,7 @@ def _load_saved(folder: pathlib.Path) -> Model:
     _check_alike(folder, name, abstract, given[name])
     placed = sharding.put(given[name], sharding.state_sharding(run.mesh, abstract))
     stages[name] = trained.around(run, name, stages, placed, meta.get(name, {}))
-  return Model(config, stages, trained.devices_of(run))
+  return Model(run, stages)
 
 
 def _nested(arrays: Mapping[str, np.ndarray], stage: str) -> dict[str, Any]:

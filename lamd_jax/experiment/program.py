@@ -42,7 +42,7 @@ class Program(NamedTuple):
   Attributes:
     init: `(stage, key, batch) -> state`.
     update: `(state, batch, key, stage) -> (state, metrics)`.
-    step: The same, compiled where it is called, for this stage; the state is donated.
+    step: The update as a jitted function; the state is donated.
     arguments: Shapes of the arguments of `step`. A batch may have other arrays, where
       latents are kept, and lies as `sharding.shard_batch` puts it.
     shardings: Shardings of these arguments.

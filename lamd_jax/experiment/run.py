@@ -1,12 +1,14 @@
 """A run: one experiment as every job sees it, from a configuration and a folder."""
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
 import jax
 from jax.sharding import Mesh
 
+from lamd_jax.experiment.conditions import Condition, make_conditions
 from lamd_jax.systems.clip import Clip, clip_of, data_of
 from lamd_jax.systems.table import System, find_system
 from lamd_jax.training import sharding
@@ -30,6 +32,11 @@ class Run:
   mesh: Mesh
   system: System
   stages: tuple[str, ...]
+
+  @functools.cached_property
+  def conditions(self) -> tuple[Condition, ...]:
+    """What the model is told of each video."""
+    return make_conditions(self.config)
 
   def clip(self, stage: str) -> Clip:
     """Returns the size of the clips that a stage is trained on."""

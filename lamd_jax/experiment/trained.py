@@ -8,12 +8,12 @@ from absl import logging
 import jax
 import jax.numpy as jnp
 
-from lamd_jax.experiment import batches
+from lamd_jax.experiment import batches, statistics
 from lamd_jax.experiment.run import Run
 from lamd_jax.experiment.workdir import CHECKPOINTS
 from lamd_jax.metrics import features, lpips
 from lamd_jax.systems import autoencoder
-from lamd_jax.systems.pipeline import Devices, Pipeline, Trained
+from lamd_jax.systems.pipeline import Devices, Pipeline, Stages, Trained
 from lamd_jax.systems.stage import Part, Stage
 from lamd_jax.training import checkpoint, sharding
 from lamd_jax.types import Params, UserError
@@ -62,7 +62,7 @@ def load(run: Run, stage: str) -> Trained:
   params, meta = _restore(run, stage, made, best)
   if best is not None:
     logging.info("stage %s: step %d, best by %s", stage, meta["step"], best)
-  return Trained(made, params, {}, meta)
+  return Trained(made, params, statistics.read(run, stage, params), meta)
 
 
 def around(
@@ -95,9 +95,10 @@ def abstract_params(run: Run, stage: str) -> Params:
 
 
 def is_trained(run: Run, stage: str) -> bool:
-  """Whether a stage has its last checkpoint; reads no arrays."""
+  """Whether a stage has its last checkpoint and was measured; reads no arrays."""
   folder = run.stage_folder(stage) / CHECKPOINTS
-  return (checkpoint.latest_step(folder) or 0) >= run.config[stage].train.steps
+  is_last = (checkpoint.latest_step(folder) or 0) >= run.config[stage].train.steps
+  return is_last and statistics.is_there(run, stage)
 
 
 def is_readable(run: Run, stage: str) -> bool:
@@ -166,7 +167,7 @@ class TrainedStages(Mapping[str, Trained]):
     return len(self._run.stages)
 
 
-def make_pipeline(run: Run, stages: Mapping[str, Trained] | None = None) -> Pipeline:
+def make_pipeline(run: Run, stages: Stages | None = None) -> Pipeline:
   """Returns the pipeline of a run's system.
 
   Args:
@@ -179,7 +180,7 @@ def make_pipeline(run: Run, stages: Mapping[str, Trained] | None = None) -> Pipe
 
 def _load_part(run: Run, stage: str) -> Part:
   params, _ = _restore(run, stage, make_stage(run, stage), None)
-  return Part(params)
+  return Part(params, statistics.read(run, stage, params))
 
 
 def _restore(

@@ -1,4 +1,4 @@
-"""The work folder of one experiment: whose it is, and what lies where.
+"""The work folder of one experiment: its owner and its contents.
 
 config.json        the resolved configuration, checked before anything is written
 environment.json   versions, devices, git revision of the run that began it
@@ -6,8 +6,8 @@ environment.json   versions, devices, git revision of the run that began it
 samples/           clips.npz, and the same clips as mp4, gif and png
 metrics.json       every figure of the report, name to number
 cards/             scores against real clips, each with its protocol
-latents/           what a frozen stage makes of training windows, where that is kept
-features/          of real clips and of captions, so that they are computed once
+latents/           latents of the training windows, where they are worth keeping
+features/          features of real clips and of captions, computed once
 report.html        the report
 """
 
@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -25,10 +26,11 @@ import jax
 from jaxtyping import UInt8
 import numpy as np
 
-import lamd_jax
 from lamd_jax.data import media
+from lamd_jax.experiment.run import Run
 from lamd_jax.files import writing
-from lamd_jax.types import Config, UserError
+from lamd_jax.types import UserError
+from lamd_jax.version import __version__
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"
@@ -48,36 +50,37 @@ def is_begun(workdir: pathlib.Path) -> bool:
   return (workdir / CONFIG).exists()
 
 
-def open_workdir(workdir: pathlib.Path, config: Config) -> None:
+def open_workdir(run: Run) -> None:
   """Makes a work folder, or checks that an existing one is this experiment's.
 
   Raises:
     UserError: The folder belongs to another configuration; nothing is changed.
   """
-  if workdir.exists() and not workdir.is_dir():
-    raise UserError(f"--workdir={workdir} is a file; expected a folder")
-  if is_begun(workdir):
-    check_workdir(workdir, config)
-  writing.write_json(workdir / CONFIG, _plain(config))
-  if not (workdir / ENVIRONMENT).exists():
-    writing.write_json(workdir / ENVIRONMENT, environment())
+  if run.folder.exists() and not run.folder.is_dir():
+    raise UserError(f"--workdir={run.folder} is a file; expected a folder")
+  if is_begun(run.folder):
+    check_workdir(run)
+  writing.write_json(run.folder / CONFIG, _plain(run))
+  if not (run.folder / ENVIRONMENT).exists():
+    writing.write_json(run.folder / ENVIRONMENT, environment())
 
 
-def check_workdir(workdir: pathlib.Path, config: Config) -> None:
+def check_workdir(run: Run) -> None:
   """Raises a `UserError` unless the folder was trained with this configuration."""
-  if not is_begun(workdir):
+  if not is_begun(run.folder):
     raise UserError(
-      f"--workdir={workdir} has no {CONFIG}: expected a folder that --mode=train wrote"
+      f"--workdir={run.folder} has no {CONFIG}: expected a folder that --mode=train"
+      " wrote"
     )
-  there = writing.read_json(workdir / CONFIG)
+  there = writing.read_json(run.folder / CONFIG)
   differing = [
     f"{key} (there {_short(before)}, now {_short(now)})"
-    for key, before, now in _differences(there, _plain(config))
+    for key, before, now in _differences(there, _plain(run))
     if key.partition(".")[0] not in FREE_BLOCKS
   ]
   if differing:
     raise UserError(
-      f"{workdir} belongs to another configuration: {', '.join(differing)};"
+      f"{run.folder} belongs to another configuration: {', '.join(differing)};"
       " choose another --workdir, or delete that folder"
     )
 
@@ -86,7 +89,7 @@ def environment() -> dict[str, str | int]:
   """Returns what a run depends on besides its configuration."""
   devices = jax.devices()
   return {
-    "lamd_jax": lamd_jax.__version__,
+    "lamd_jax": __version__,
     "git_revision": _git_revision(),
     "python": platform.python_version(),
     **{name: importlib.metadata.version(name) for name in PACKAGES},
@@ -95,7 +98,7 @@ def environment() -> dict[str, str | int]:
     "num_devices": len(devices),
     "num_processes": jax.process_count(),
     "cpu_cores": os.cpu_count() or 0,
-    "command": " ".join(sys.argv),
+    "command": shlex.join(sys.argv),
   }
 
 
@@ -122,11 +125,11 @@ def write_videos(
   """Writes videos as `name_0.mp4` and so on, gifs too, and the frames of all as a png.
 
   Args:
-    folder: Where to.
+    folder: Folder to write into.
     name: Beginning of the names of the files.
     videos: In the order of their numbers.
     fps: Frames per second.
-    rows: Of the png; the videos by default.
+    rows: Rows of the png; the videos by default.
 
   Returns:
     The paths of the mp4 files.
@@ -139,9 +142,9 @@ def write_videos(
   return paths
 
 
-def _plain(config: Config) -> dict[str, Any]:
+def _plain(run: Run) -> dict[str, Any]:
   """Returns the configuration as JSON would give it back."""
-  return json.loads(config.to_json_best_effort())
+  return json.loads(run.config.to_json_best_effort())
 
 
 def _short(value: Any) -> str:

@@ -1,1 +1,1 @@
-"""Files that are written whole or not at all, and rows kept by content."""
+"""Files written whole or not at all, and a store of computed rows."""

@@ -85,6 +85,4 @@ def write_text(path: pathlib.Path, text: str) -> None:
       part.write_text(text, encoding="utf-8")
       os.replace(part, path)
   except OSError as e:
-    raise UserError(
-      f"cannot write {path} ({e.strerror}); choose another --workdir"
-    ) from e
+    raise UserError(f"cannot write {path} ({e.strerror}); choose another folder") from e

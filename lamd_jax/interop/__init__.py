@@ -1,1 +1,1 @@
-"""Other people's weights: files in, arrays out."""
+"""Readers of other people's weights and tokenizers."""

@@ -1,4 +1,4 @@
-"""Texts to the tokens of BERT, by the tokenizer files beside its weights."""
+"""Tokens of BERT, by the tokenizer files that come with its weights."""
 
 from collections.abc import Callable, Sequence
 import json
@@ -14,10 +14,10 @@ from lamd_jax.types import UserError
 
 
 class Tokens(NamedTuple):
-  """Texts as a text encoder takes them: each begins and ends with a token of its own.
+  """Tokenized texts, each with a start and an end token.
 
   Attributes:
-    ids: Numbers of the tokens, and of the padding after them.
+    ids: Token ids, padded on the right.
     mask: True on tokens, false on padding.
   """
 
@@ -29,18 +29,20 @@ Tokenize = Callable[[Sequence[str]], Tokens]
 
 
 def bert_tokenizer(folder: Path, num_tokens: int) -> Tokenize:
-  """A function from texts to tokens, all padded or cut to the same number.
+  """Returns a function that tokenizes texts, all padded or cut to one length.
 
-  A text with more tokens keeps its first ones and its end; a warning says how many
-  are cut so, once for each call.
+  A text that is too long keeps its first tokens and the end token; each call warns once
+  of all texts that it cut.
 
   Args:
-    folder: Holds `tokenizer.json`, or else `vocab.txt`; of a vocabulary alone,
-      `tokenizer_config.json` or its words say whether capitals count.
-    num_tokens: Tokens of a text, with start, end and padding.
+    folder: Folder with `tokenizer.json` or, failing that, `vocab.txt`. For a bare
+      vocabulary, `tokenizer_config.json` says whether text is lower-cased; without that
+      file, text is lower-cased if the vocabulary has no capitals.
+    num_tokens: Tokens per text, including start, end and padding.
 
   Raises:
-    UserError: A file is missing or another, or `tokenizers` is not installed.
+    UserError: A file is missing or is not a BERT tokenizer, or `tokenizers` is not
+      installed.
   """
   try:
     import tokenizers
@@ -51,16 +53,16 @@ def bert_tokenizer(folder: Path, num_tokens: int) -> Tokenize:
     ) from e
   if num_tokens < 3:
     raise UserError(
-      f"captions of {num_tokens} tokens were asked for; expected at least 3: start, a"
-      " token, end"
+      f"captions of {num_tokens} tokens were asked for; expected at least 3: a start,"
+      " a word and an end"
     )
   folder = pathlib.Path(folder).expanduser()
   whole, vocabulary = folder / "tokenizer.json", folder / "vocab.txt"
   path = next((path for path in (whole, vocabulary) if path.is_file()), None)
   if path is None:
     raise UserError(
-      f"{folder} has neither tokenizer.json nor vocab.txt; put one of them there, from"
-      " where its weights come from"
+      f"{folder} has neither tokenizer.json nor vocab.txt; get one of them from where"
+      " the weights came from"
     )
   try:
     if path == whole:
@@ -69,45 +71,39 @@ def bert_tokenizer(folder: Path, num_tokens: int) -> Tokenize:
       tokenizer = tokenizers.BertWordPieceTokenizer(
         str(path), lowercase=_is_lower_case(path)
       )
-    # Files bring lengths of their own, and would cut without a word.
+    # A file may bring a length of its own, and cut or pad texts to it.
     tokenizer.no_truncation()
     tokenizer.no_padding()
-    start, end, padding = (
-      tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[PAD]")
-    )
+    start, end, padding = map(tokenizer.token_to_id, ("[CLS]", "[SEP]", "[PAD]"))
     sample = tokenizer.encode("a").ids
-  except Exception as e:  # What `tokenizers` raises of damaged files has no other type.
+  except Exception as e:  # `tokenizers` raises bare exceptions for damaged files.
     raise UserError(
-      f"{path} is no tokenizer of a BERT ({e}); put there the file from where its"
-      " weights come from"
+      f"{path} is not a BERT tokenizer ({e}); get the file from where the weights came"
+      " from"
     ) from e
-  if padding is None or [sample[0], sample[-1]] != [start, end]:
+  if end is None or padding is None or [sample[0], sample[-1]] != [start, end]:
     raise UserError(
-      f"{path} is no tokenizer of a BERT: texts do not begin with [CLS] and end with"
-      " [SEP], or there is no [PAD]; put there the file of the encoder's own weights"
+      f"{path} is not a BERT tokenizer: texts do not begin with [CLS] and end with"
+      " [SEP], or there is no [PAD]; get the file that belongs to the encoder's weights"
     )
+  tokenizer.enable_padding(length=num_tokens, pad_id=padding)
 
   def tokenize(texts: Sequence[str]) -> Tokens:
-    ids = np.full((len(texts), num_tokens), padding, np.int32)
-    mask = np.zeros(ids.shape, bool)
-    cut, longest = [], 0
-    for i, text in enumerate(texts):
-      found = tokenizer.encode(text).ids
-      if len(found) > num_tokens:
-        cut.append(text)
-        longest = max(longest, len(found))
-        found = [*found[: num_tokens - 1], end]
-      ids[i, : len(found)] = found
-      mask[i, : len(found)] = True
-    if cut:
+    found = tokenizer.encode_batch(list(texts))
+    shape = len(texts), num_tokens
+    ids = np.array([x.ids[:num_tokens] for x in found], np.int32).reshape(shape)
+    mask = np.array([x.attention_mask[:num_tokens] for x in found], bool).reshape(shape)
+    lengths = [len(x.ids) for x in found]
+    if cut := [i for i, length in enumerate(lengths) if length > num_tokens]:
+      ids[cut, -1] = end
       logging.warning(
         "%d of %d captions have more than %d tokens and lose their end, the first"
         " is %r; with %d tokens none would",
         len(cut),
         len(texts),
         num_tokens,
-        cut[0],
-        longest,
+        texts[cut[0]],
+        max(lengths),
       )
     return Tokens(ids, mask)
 
@@ -115,7 +111,7 @@ def bert_tokenizer(folder: Path, num_tokens: int) -> Tokenize:
 
 
 def _is_lower_case(vocabulary: pathlib.Path) -> bool:
-  """Whether texts are to be lower-cased for a vocabulary."""
+  """Returns whether texts are lower-cased for a vocabulary."""
   config = vocabulary.with_name("tokenizer_config.json")
   if config.is_file():
     found = json.loads(config.read_text("utf-8")).get("do_lower_case")

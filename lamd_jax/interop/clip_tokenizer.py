@@ -1,4 +1,4 @@
-"""Texts to the tokens of CLIP, by byte-pair merges in a file that the user names."""
+"""Tokens of CLIP, by OpenAI's file of byte-pair merges."""
 
 from collections.abc import Callable, Sequence
 import gzip
@@ -14,9 +14,8 @@ from lamd_jax.interop.weights import Path
 from lamd_jax.types import UserError
 
 URL = "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
-# How the file's SHA-256 begins.
-SHA256 = "924691ac"
-TEXT_LENGTH = 77  # Of all of OpenAI's networks: tokens, with start, end and padding.
+SHA256 = "924691ac"  # The first digits of the file's.
+TEXT_LENGTH = 77  # Tokens per text, including start, end and padding.
 _NUM_MERGES = 48894  # The file has more lines; these fill a vocabulary of 49408.
 _WORDS = r"'s|'t|'re|'ve|'m|'ll|'d|\p{L}+|\p{N}|[^\s\p{L}\p{N}]+"
 
@@ -24,24 +23,24 @@ Tokenize = Callable[[Sequence[str]], Int32[np.ndarray, "n tokens"]]
 
 
 def clip_tokenizer(path: Path) -> Tokenize:
-  """A function from texts to tokens: start, text, end, and zeros up to 77.
+  """Returns a function that tokenizes texts: start, text, end, and zeros up to 77.
 
-  Texts are lower-cased, spaces joined and HTML entities resolved, as OpenAI's tokenizer
-  does. That also repairs texts in broken encodings, with `ftfy`, and makes typographic
-  quotes plain; whoever has such texts should do it first.
+  As OpenAI's tokenizer does, it lower-cases texts, collapses white space and resolves
+  HTML entities. OpenAI's also repairs broken encodings and typographic quotes, with
+  `ftfy`; this one expects texts without them.
 
   Args:
     path: OpenAI's file of merges, `bpe_simple_vocab_16e6.txt.gz`.
 
   Returns:
-    A function; of a text that does not fit it raises a `UserError`.
+    The function, which raises a `UserError` for a text that is too long.
 
   Raises:
-    UserError: The file is missing or another, or `tokenizers` is not installed.
+    UserError: The file is missing or is not OpenAI's, or `tokenizers` is not installed.
   """
   try:
     import tokenizers
-    from tokenizers import models, pre_tokenizers
+    from tokenizers import models, pre_tokenizers, processors
   except ImportError as e:
     raise UserError(
       "CLIP's texts need the package tokenizers, which is not installed; install it"
@@ -49,10 +48,9 @@ def clip_tokenizer(path: Path) -> Tokenize:
     ) from e
 
   merges = _read_merges(path)
-  # The 256 bytes, each as one printable character; then each as the end of a word.
+  # The 256 bytes as printable characters, each inside a word and at its end.
   characters = sorted(pre_tokenizers.ByteLevel.alphabet())
   words = [*characters, *(f"{x}</w>" for x in characters), *map("".join, merges)]
-  start, end = len(words), len(words) + 1
   tokenizer = tokenizers.Tokenizer(
     models.BPE(
       vocab={word: i for i, word in enumerate(words)},
@@ -62,23 +60,26 @@ def clip_tokenizer(path: Path) -> Tokenize:
   )
   tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
     [
-      # What the expression matches is a word, what lies between is left out.
+      # Matches are words; what lies between them is dropped.
       pre_tokenizers.Split(tokenizers.Regex(_WORDS), "removed", invert=True),
       pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
     ]
   )
+  tokenizer.post_processor = processors.TemplateProcessing(
+    single="<start> $A <end>",
+    special_tokens=[("<start>", len(words)), ("<end>", len(words) + 1)],
+  )
+  tokenizer.enable_padding(length=TEXT_LENGTH, pad_id=0)
 
   def tokenize(texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
-    rows = np.zeros((len(texts), TEXT_LENGTH), np.int32)
-    for row, text in zip(rows, texts, strict=True):
-      tokens = [start, *tokenizer.encode(_cleaned(text)).ids, end]
-      if len(tokens) > TEXT_LENGTH:
+    found = [x.ids for x in tokenizer.encode_batch([_cleaned(x) for x in texts])]
+    for text, ids in zip(texts, found, strict=True):
+      if len(ids) > TEXT_LENGTH:
         raise UserError(
-          f"a text has {len(tokens)} tokens, expected at most {TEXT_LENGTH}: shorten"
+          f"a text has {len(ids)} tokens, expected at most {TEXT_LENGTH}: shorten"
           f" {text!r}"
         )
-      row[: len(tokens)] = tokens
-    return rows
+    return np.array(found, np.int32).reshape(len(texts), TEXT_LENGTH)
 
   return tokenize
 

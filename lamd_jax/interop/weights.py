@@ -1,7 +1,7 @@
-"""Weight files of frozen networks, from files the user names or a package ships.
+"""Weights of frozen networks, from files that the user names or a package ships.
 
-Nothing is fetched, and nothing that a file says is run: safetensors hold arrays alone,
-and of pickles only those of NumPy arrays are read.
+Nothing is fetched, and no file can run code: safetensors hold only arrays, and pickles
+are read only if they hold nothing but NumPy arrays.
 """
 
 import hashlib
@@ -21,14 +21,14 @@ Path = str | os.PathLike[str]
 
 
 class Origin(NamedTuple):
-  """Where the weights of a network come from, for people who lack them.
+  """Origin of a network's weights, for users who have to get them.
 
   Attributes:
-    network: What they are of, as in "VGG16 of torchvision".
-    url: Where people get the original file.
-    sha256: How the original file's hash begins (eight digits or all).
-    convert: A Python statement that writes the safetensors file; empty where the
-      original is one.
+    network: Name of the network, such as "VGG16 of torchvision".
+    url: Address of the original file.
+    sha256: SHA-256 of the original file, or its first eight digits.
+    convert: Python statement that converts the original file to safetensors; empty if
+      it is one.
   """
 
   network: str
@@ -37,7 +37,7 @@ class Origin(NamedTuple):
   convert: str = ""
 
   def advice(self) -> str:
-    """In words, for the end of an error message."""
+    """Returns how to get the weights, for the end of an error message."""
     if not self.convert:
       return f"get {self.url}"
     return (
@@ -47,20 +47,20 @@ class Origin(NamedTuple):
 
 
 def sha256(path: Path) -> str:
-  """The SHA-256 of a file, 64 hexadecimal digits."""
+  """Returns the SHA-256 of a file, 64 hexadecimal digits."""
   with open(path, "rb") as file:
     return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_safetensors(path: Path, origin: Origin) -> dict[str, np.ndarray]:
-  """Arrays by name, from a safetensors file.
+  """Reads the arrays of a safetensors file, by name.
 
   Args:
     path: The file.
-    origin: What it should be, for the messages.
+    origin: Origin of the expected weights, for error messages.
 
   Raises:
-    UserError: The file is missing, or is no safetensors file.
+    UserError: The file is missing or is not a safetensors file.
   """
   path = pathlib.Path(path).expanduser()
   if not path.is_file():
@@ -69,21 +69,21 @@ def read_safetensors(path: Path, origin: Origin) -> dict[str, np.ndarray]:
     return safetensors.numpy.load_file(path)
   except safetensors.SafetensorError as e:
     raise UserError(
-      f"{path} is no safetensors file ({e}); expected weights of {origin.network}:"
+      f"{path} is not a safetensors file ({e}); expected weights of {origin.network}:"
       f" {origin.advice()}"
     ) from e
 
 
 def package_file(package: str, name: str, install: str) -> pathlib.Path:
-  """The path of a file that an installed package ships, without importing it.
+  """Returns the path of a file of an installed package, without importing it.
 
   Args:
-    package: As it is imported.
-    name: Path inside it.
-    install: What follows `pip install` to have it.
+    package: Import name of the package.
+    name: Path of the file inside the package.
+    install: Arguments of `pip install` that install the package.
 
   Raises:
-    UserError: The package is not installed, or holds no such file.
+    UserError: The package is not installed or has no such file.
   """
   found = importlib.util.find_spec(package)
   for folder in (found and found.submodule_search_locations) or ():
@@ -96,30 +96,30 @@ def package_file(package: str, name: str, install: str) -> pathlib.Path:
 
 
 def read_pickled_arrays(path: Path, expected_sha256: str) -> Any:
-  """Nested dicts of NumPy arrays from a pickle, after its hash was checked.
+  """Reads nested dicts of NumPy arrays from a pickle whose hash is known.
 
   Args:
-    path: The file.
-    expected_sha256: Of the whole file.
+    path: The pickle.
+    expected_sha256: SHA-256 of the pickle, checked before it is read.
 
   Raises:
-    UserError: It is another file, or holds something else than arrays.
+    UserError: The hash differs, or the pickle holds anything but arrays.
   """
   found = sha256(path)
   if found != expected_sha256:
     raise UserError(
-      f"{os.fspath(path)} is not the file that is expected: its SHA-256 is {found},"
-      f" not {expected_sha256}; install it again"
+      f"{os.fspath(path)} is not the expected file: its SHA-256 is {found}, not"
+      f" {expected_sha256}; install it again"
     )
   with open(path, "rb") as file:
     return ArraysOnly(file).load()
 
 
 class ArraysOnly(pickle.Unpickler):
-  """Reads pickles of NumPy arrays in containers; refuses everything else."""
+  """Unpickler of NumPy arrays in containers that refuses everything else."""
 
   def find_class(self, module_name: str, global_name: str) -> Any:
-    """The three names that arrays need."""
+    """Returns one of the three objects that pickled arrays refer to."""
     module_name = module_name.replace("numpy._core.", "numpy.core.")
     match module_name, global_name:
       case "numpy.core.multiarray", "_reconstruct":
@@ -134,7 +134,7 @@ class ArraysOnly(pickle.Unpickler):
 
 
 def _empty_array(subtype, shape, dtype):
-  """What NumPy pickles an array as, before its contents are set."""
+  """Returns the array that unpickling then fills."""
   if subtype is not np.ndarray:
     raise UserError(f"the pickle holds a {subtype}; only NumPy arrays are read")
   return np.ndarray.__new__(np.ndarray, shape, dtype)

@@ -1,1 +1,1 @@
-"""What the command line can be asked for, a job each."""
+"""The jobs of the command line, a file each."""

@@ -45,7 +45,7 @@ def rehearse(run: Run) -> None:
   """
   for name in run.stages:
     splits = (sources.make_source(run.data(name), x) for x in ("train", "eval"))
-    conditions.check(run.config, *splits)
+    conditions.check(run.conditions, *splits)
     # The stage is around shapes, but for weights that training will need: those are
     # read, so that it is said now if they are missing.
     trained.load_perceptual(run, name)

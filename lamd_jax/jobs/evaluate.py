@@ -24,9 +24,9 @@ from lamd_jax.training import memory as memory_lib
 from lamd_jax.types import Config, UserError
 
 
-def check(config: Config) -> None:
+def check(run: Run) -> None:
   """Raises a `UserError` if a measure is unknown or lacks its weights."""
-  _make_measures(config)
+  _make_measures(run.config.evaluate)
 
 
 def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
@@ -123,7 +123,7 @@ def _write_cards(
     for clips in sets.values()
     for name, note in zip(clips.names, notes, strict=False)
   }
-  measures = _make_measures(config, by_name)
+  measures = _make_measures(config.evaluate, by_name)
   values: dict[str, float] = {}
   seen: score.Seen = {}
   for what, (name, videos) in judged.items():
@@ -165,7 +165,7 @@ def _write_cards(
 
 
 def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:
-  """What each clip's annotation has for a group."""
+  """Returns the value of a group in each clip's annotation."""
   if lacking := [i for i, note in enumerate(notes) if group not in note]:
     known = sorted({key for note in notes for key in note})
     raise UserError(
@@ -175,14 +175,14 @@ def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:
   return [str(note[group]) for note in notes]
 
 
-def _make_measures(config: Config, captions=None) -> list[measures_lib.Measure]:
+def _make_measures(values: Config, captions=None) -> list[measures_lib.Measure]:
   options = measures_lib.Options(
-    folder=pathlib.Path(config.evaluate.weights), captions=captions or {}
+    folder=pathlib.Path(values.weights), captions=captions or {}
   )
   try:
-    return measures_lib.make_measures(config.evaluate.metrics, options)
+    return measures_lib.make_measures(values.metrics, options)
   except UserError as e:
     raise UserError(
-      f"config.evaluate.metrics={tuple(config.evaluate.metrics)}: {e};"
+      f"config.evaluate.metrics={tuple(values.metrics)}: {e};"
       ' --config.evaluate.metrics="()" does without'
     ) from e

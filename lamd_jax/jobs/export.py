@@ -2,7 +2,6 @@
 
 import pathlib
 
-from lamd_jax.experiment import trained
 from lamd_jax.experiment.model import Model
 from lamd_jax.experiment.run import Run
 
@@ -15,6 +14,6 @@ def export(run: Run) -> pathlib.Path:
   Returns:
     That folder, which `lamd_jax.load` reads.
   """
-  model = Model(run.config, trained.TrainedStages(run), trained.devices_of(run))
+  model = Model(run)
   model.save(run.folder / FOLDER)
   return run.folder / FOLDER

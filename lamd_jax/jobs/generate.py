@@ -143,7 +143,7 @@ def generate(run: Run, wish: Wish) -> list[pathlib.Path]:
   Raises:
     UserError: The model cannot do this, or a file is too short.
   """
-  model = Model(run.config, trained.TrainedStages(run), trained.devices_of(run))
+  model = Model(run)
   reading = model.pipeline.reading(wish.task, wish.options)
   video = None
   if wish.path is not None and reading is not None:

@@ -34,21 +34,21 @@ REMAT = tuple(networks.POLICIES)  # From the most memory to the least.
 
 @dataclasses.dataclass(frozen=True)
 class Need:
-  """What one update of a stage needs; bytes are those of one device.
+  """Needs of one update of a stage; bytes are per device.
 
   Attributes:
-    parameters: Of the networks that are trained, a discriminator's too.
+    parameters: Parameters that are trained, a discriminator's included.
     average: Their moving average.
     optimizer: Its moments.
     frozen: Parameters of earlier stages, and of networks that a loss asks.
     batch: One.
-    temporaries: Activations, gradients, and what the compiler keeps beside.
+    temporaries: Activations, gradients, and other buffers of the compiler.
     peak: Arguments, outputs that are not in their place, and temporaries.
-    flops: Of the model, on all devices: without what is computed a second time.
-    flops_computed: With it.
+    flops: FLOPs of the model on all devices, without recomputation.
+    flops_computed: FLOPs with recomputation.
     bytes_accessed: Read and written on one device, by the compiler's estimate; None if
       there is a loop, of which it counts one turn.
-    devices: How many share the work.
+    devices: Number of devices that share the work.
   """
 
   parameters: int
@@ -68,8 +68,8 @@ class Trial(NamedTuple):
   """A way to need less.
 
   Attributes:
-    what: It, in a word.
-    changes: Of the configuration, by flattened keys; each next set saves more.
+    what: Name of the change.
+    changes: Values of the configuration by flattened key; later sets save more.
   """
 
   what: str

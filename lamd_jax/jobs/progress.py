@@ -28,7 +28,7 @@ class Progress:
     """Shows nothing yet.
 
     Args:
-      doing: What is done, in a word.
+      doing: Name of the work.
       total: Number of parts.
       stream: Text file to write to; stderr by default.
     """

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import signal
 import time
+from typing import Any
 
 from absl import logging
 import jax
@@ -18,13 +19,13 @@ from jaxtyping import UInt8
 import numpy as np
 
 from lamd_jax.data import media, sources
-from lamd_jax.experiment import batches, program, trained
+from lamd_jax.experiment import batches, program, statistics, trained
 from lamd_jax.experiment.run import Run
 from lamd_jax.experiment.workdir import CHECKPOINTS, FEATURES
 from lamd_jax.files import writing
 from lamd_jax.metrics import motion
 from lamd_jax.systems import pixels
-from lamd_jax.systems.stage import Stage, make_probe
+from lamd_jax.systems.stage import MeasuredStage, Stage, make_probe
 from lamd_jax.training import (
   checkpoint,
   examples,
@@ -121,6 +122,8 @@ def train_stage(
         session.save(number, state)
       if is_stop:
         break
+    if number == values.steps:
+      session.measure(state.ema_params)
   if session.stop:
     raise Stopped(
       f"{session.stop.signal_name}: stage {name} saved at step {number} of"
@@ -143,6 +146,7 @@ class _Session:
   step_key: PRNGKey
   begin: Callable[[], TrainState]
   manager: checkpoint.Manager
+  open_batches: Callable[..., Any]
   reader: Reader
   log: training_log.Log
   seen: examples.Log
@@ -210,6 +214,11 @@ class _Session:
       "fps": self.fps,
     }
     checkpoint.save(self.manager, number, state, meta, self.log.scalars)
+
+  def measure(self, params: Params) -> None:
+    """Measures the latents of a stage that asks for it, after its last update."""
+    if isinstance(self.stage, MeasuredStage):
+      statistics.measure(self.run, self.name, self.stage, params, self.open_batches)
 
 
 @contextlib.contextmanager
@@ -297,6 +306,7 @@ def _open(
       step_key=step_key,
       begin=begin,
       manager=manager,
+      open_batches=open_batches,
       reader=reader,
       log=log,
       seen=seen,

@@ -17,18 +17,19 @@ import typing
 from absl import logging
 import numpy as np
 
+from lamd_jax.files import writing
 from lamd_jax.metrics import card, clip_set, measures, resize, score
 from lamd_jax.types import UserError
 
-_EPILOG = """measures, one or several with commas between:
-  fvd, kvd         of I3D's features; its weights come with the extra `metrics`
-  fid, kid, is     of Inception's features of frames; see --frames
-  psnr, ssim       of each generated clip and the real one of the same number
-  lpips, lpips_vgg the same, with AlexNet or VGG16
-  clipsim          of frames and their captions; see --captions
-  motion           amplitude, roughness, flicker, share of stills, beside real clips
+_EPILOG = """measures, one or several separated by commas:
+  fvd, kvd         on features of I3D, whose weights come with the extra `metrics`
+  fid, kid, is     on Inception features of frames; see --frames
+  psnr, ssim       each generated clip against the real one of the same number
+  lpips, lpips_vgg likewise, with AlexNet or VGG16
+  clipsim          frames against captions; see --captions
+  motion           amplitude, roughness, flicker and share of stills, relative to real
 
-compare A.json B.json says what differs between the protocols of two scores."""
+compare A.json B.json lists the differences between the protocols of two scores."""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -39,35 +40,44 @@ def _parser() -> argparse.ArgumentParser:
     formatter_class=argparse.RawDescriptionHelpFormatter,
   )
   add = parser.add_argument
-  add("measures", help="what to measure, see below; or: compare")
+  add("measures", help="measures, see below; or: compare")
   add("real", help="a folder of videos, a .npy or .npz file, or file.npz:name")
-  add("generated", help="the same")
-  add("--num_clips", type=int, help="of each set; all by default")
-  add("--num_real", type=int, help="real clips, if there are to be more or fewer")
-  add("--num_frames", type=int, help="of each clip; all by default")
-  add("--frame_stride", type=int, default=1)
-  add("--first_frame", type=int, default=0, help="1 leaves a given frame out")
-  add("--resolution", type=int, help="brings both sets to this size")
-  add("--paired", action="store_true", help="clip n shows what real clip n shows")
-  add("--windows", action="store_true", help="score each window of long videos")
+  add("generated", help="the clips to judge, in the same formats")
+  add("--num_clips", type=int, help="clips per set; default: all")
+  add("--num_real", type=int, help="real clips, if not as many")
+  add("--num_frames", type=int, help="frames per clip; default: all")
+  add("--frame_stride", type=int, default=1, help="step between frames of a clip")
+  add("--first_frame", type=int, default=0, help="1 skips a given first frame")
+  add("--resolution", type=int, help="resizes both sets to this size")
+  add(
+    "--paired",
+    action="store_true",
+    help="clip n of both sets shows the same",
+  )
+  add("--windows", action="store_true", help="score long videos window by window")
   add("--group_by", type=int, metavar="LEVEL", help="score each folder: cFVD, sFVD")
   add("--frames", choices=typing.get_args(measures.Frames), default="all")
   add("--resize_rule", choices=typing.get_args(resize.Rule), default="half_pixel")
-  add("--weights", default="weights", help="a folder with networks other than I3D")
-  add("--i3d", help="other weights of I3D (.safetensors)")
-  add("--captions", help="a .json file: name of the clip to caption")
+  add("--weights", default="weights", help="folder with networks other than I3D")
+  add("--i3d", help="weights of I3D to use instead (.safetensors)")
+  add("--captions", help="a .json file that maps names of clips to captions")
   add(
     "--say",
     action="append",
     default=[],
     metavar="NAME=TEXT",
-    help=f"for the card, what clips do not show: {', '.join(card.FIELDS)}",
+    help=f"an entry of the protocol: {', '.join(card.FIELDS)}",
   )
   add("--batch_size", type=int, default=4)
-  add("--num_draws", type=int, default=100, help="for the interval; 0 leaves it out")
-  add("--cache", help="a folder that keeps features of real clips", default=_cache())
+  add(
+    "--num_draws",
+    type=int,
+    default=100,
+    help="draws for the interval; 0: none",
+  )
+  add("--cache", help="folder for features of real clips", default=_cache())
   add("--no_cache", action="store_const", const=None, dest="cache")
-  add("--output", help="where the card is written (.json)")
+  add("--output", help="file for the card (.json)")
   return parser
 
 
@@ -126,10 +136,8 @@ def _measure(args: argparse.Namespace) -> None:
   ]
   if args.output:
     path = pathlib.Path(args.output)
-    path.parent.mkdir(parents=True, exist_ok=True)
     content = cards[0] if len(cards) == 1 else cards
-    path.with_suffix(".part").write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(path.with_suffix(".part"), path)
+    writing.write_text(path, json.dumps(content, indent=2) + "\n")
   for part, list_ in found.items():
     for x in list_:
       print(f"{part}: {card.headline(x)}" if part else card.headline(x))
@@ -173,10 +181,10 @@ def _compare(args: argparse.Namespace) -> None:
 
 
 def _cards(path: str) -> dict[tuple[str, ...], card.Card]:
-  """The cards of a file, one or several, by measure and part."""
+  """Reads one or several cards from a file, by measure and part."""
   content = _read_json(path)
   cards = content if isinstance(content, list) else [content]
-  if len(cards) == 1:  # Of two single cards the measures may differ.
+  if len(cards) == 1:  # Two single cards are compared whatever their measures.
     return {("card",): cards[0]}
   return {(card.measured(x), *([x["part"]] if "part" in x else [])): x for x in cards}
 
@@ -192,7 +200,7 @@ def main(argv: list[str] | None = None) -> int:
     print(e, file=sys.stderr)
     return 2
   except KeyboardInterrupt:
-    print("interrupted; features of finished sets are kept", file=sys.stderr)
+    print("interrupted; the features computed so far are kept", file=sys.stderr)
     return 130
   return 0
 

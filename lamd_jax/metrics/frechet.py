@@ -1,12 +1,13 @@
-"""Distances between two sets of features: Frechet's, and the kernel distance.
+"""Distances between two sets of features: the Frechet and the kernel distance.
 
-Of images' features the first is FID (Heusel et al. 2017, arXiv:1706.08500) and of
-videos' FVD (Unterthiner et al. 2018, arXiv:1812.01717); the second is KID
-(Binkowski et al. 2018, arXiv:1801.01401) and KVD. All is float64.
+The Frechet distance is FID for features of images (Heusel et al. 2017,
+arXiv:1706.08500) and FVD for those of videos (Unterthiner et al. 2018,
+arXiv:1812.01717); the kernel distance is KID (Binkowski et al. 2018, arXiv:1801.01401)
+and KVD. Everything is computed in float64.
 
-Both estimates depend on how many features there are. Frechet's is biased: it falls
-as sets grow, by more than most differences between models, so only numbers at equal
-counts can be compared. The kernel distance is not.
+The Frechet distance is biased: it falls as the sets grow, by more than most differences
+between models, so only scores at equal counts are comparable. The kernel distance is
+unbiased.
 """
 
 from collections.abc import Callable
@@ -17,26 +18,26 @@ import tqdm
 
 from lamd_jax.types import UserError
 
-_ROWS = 1024  # Of a kernel matrix held at once.
+_ROWS = 1024  # Rows of a kernel matrix held at once.
 
-# The count has no letter: two sets in one signature may differ in it.
+# The count has no name: two sets in one signature may differ in size.
 Features = Float[np.ndarray, "_ d"]
 Distance = Callable[[Features, Features], float]
 
 
 def frechet_distance(a: Features, b: Features, ddof: int = 1) -> float:
-  """Squared Frechet distance between two Gaussians with the moments of the sets.
+  """Returns the squared Frechet distance between Gaussians fitted to two sets.
 
-  |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)). The square root is not
-  formed: with C = A^T A of the centred features, its trace is the sum of the singular
-  values of A_a A_b^T. That needs no small constant on the diagonals, is exact where
-  there are fewer features than dimensions, and never complex.
+  |mean_a - mean_b|^2 + tr(C_a + C_b - 2 (C_a C_b)^(1/2)). The matrix square root is
+  never formed: with C = A^T A for centred features A, its trace is the sum of the
+  singular values of A_a A_b^T. This needs no small constant on the diagonals, is exact
+  for fewer features than dimensions, and is never complex.
 
   Args:
     a: Features, at least 2.
     b: Features, at least 2.
-    ddof: What is taken from the count in a covariance's denominator: 1, as the
-      original code of FVD does, or 0, as StyleGAN-V's does.
+    ddof: Covariances are divided by the count minus `ddof`: 1 as in the original code
+      of FVD, 0 as in StyleGAN-V's.
 
   Raises:
     UserError: There are too few features, or some are not finite.
@@ -48,7 +49,7 @@ def frechet_distance(a: Features, b: Features, ddof: int = 1) -> float:
 
 
 def _moments(features, ddof):
-  """The mean, and an R with C = R^T R, of at most d rows."""
+  """Returns the mean, and R with C = R^T R and at most d rows."""
   features = _checked(features)
   mean = features.mean(axis=0)
   centred = (features - mean) / np.sqrt(len(features) - ddof)
@@ -58,7 +59,7 @@ def _moments(features, ddof):
 def _checked(features):
   if len(features) < 2:
     raise UserError(
-      f"a distance between sets of features was asked for of {len(features)};"
+      f"a distance needs two sets of features, one has a size of {len(features)};"
       " expected at least 2 in each set"
     )
   features = np.asarray(features, np.float64)
@@ -66,16 +67,16 @@ def _checked(features):
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     raise UserError(
       f"{len(bad)} of {len(features)} features are not finite, the first is number"
-      f" {bad[0]}: its video has NaN or infinite pixels, or the weights have"
+      f" {bad[0]}: its video or the weights have NaN or infinite values"
     )
   return features
 
 
 def kernel_distance(a: Features, b: Features) -> float:
-  """Squared maximum mean discrepancy with the kernel (x . y / d + 1)^3, unbiased.
+  """Returns the unbiased squared maximum mean discrepancy, kernel (x . y / d + 1)^3.
 
-  May be negative: its mean is 0 for two sets of one distribution. Over all pairs, not
-  over subsets as some implementations of KID have it.
+  It may be negative: its mean is 0 for two sets of one distribution. It is taken over
+  all pairs, not over subsets as in some implementations of KID.
 
   Args:
     a: Features, at least 2.
@@ -92,12 +93,12 @@ def kernel_distance(a: Features, b: Features) -> float:
 
 
 def _kernel(x, y):
-  """Of each x with the y of the same row."""
+  """Returns the kernel of each row of x with the same row of y."""
   return (np.einsum("nd,nd->n", x, y) / x.shape[1] + 1) ** 3
 
 
 def _kernel_sum(x, y):
-  """Over all pairs; no more than some rows of the matrix exist at a time."""
+  """Sums the kernel over all pairs, a few rows of the matrix at a time."""
   parts = (x[i : i + _ROWS] for i in range(0, len(x), _ROWS))
   return sum(((part @ y.T / x.shape[1] + 1) ** 3).sum() for part in parts)
 
@@ -105,17 +106,17 @@ def _kernel_sum(x, y):
 def bootstrap_interval(
   number: Callable[..., float], *sets: np.ndarray, num_draws: int, seed: int
 ) -> tuple[float, float]:
-  """The 95 % interval of a number of sets, from sets drawn anew with replacement.
+  """Returns a 95 % bootstrap interval of a score of one or several sets.
 
-  A set drawn with replacement holds copies, which shifts every draw's distance
-  alike. So the quantiles are taken about the draws' mean, and put about the number of
-  the sets themselves: the interval tells of chance, not of the bias at this count.
+  A set drawn with replacement holds copies, which shifts the score of every draw alike.
+  Quantiles are therefore taken around the mean of the draws and moved to the score of
+  the sets themselves: the interval shows chance, not the bias at this count.
 
   Args:
-    number: From the sets to the number, such as a distance of two.
-    *sets: Of clips, along the first axis; each is drawn by itself.
-    num_draws: How often all sets are drawn.
-    seed: Of the draws.
+    number: Function from the sets to the score, such as a distance.
+    *sets: Sets of clips along the first axis, each drawn independently.
+    num_draws: Number of draws.
+    seed: Seed of the draws.
   """
   rng, value = np.random.default_rng(seed), number(*sets)
   drawn = lambda x: x[rng.integers(len(x), size=len(x))]

@@ -11,22 +11,22 @@ from lamd_jax.types import UserError
 def inception_score(
   logits: Float[np.ndarray, "n k"], *, num_splits: int = 10
 ) -> tuple[float, float]:
-  """How sure a classifier is of each sample, and how varied all are together.
+  """Returns the Inception Score of samples and its standard deviation over splits.
 
-  exp(E KL(p(y | x) || p(y))): 1 where all samples look alike to the classifier, k where
-  each is surely of one class and classes are equally frequent. Published scores are of
-  50 000 images with the logits of `frame_features.inception_outputs`, which are without
-  the last layer's bias as in the original code; those of videos are of a C3D. They
-  depend on the number of samples: with few, p(y) is rough and the score too low.
+  exp(E KL(p(y | x) || p(y))): 1 if all samples look alike to the classifier, k if it is
+  sure of each and classes are equally frequent. Published scores use 50 000 images and
+  the logits of `frame_features.inception_outputs`, which leave out the bias of the last
+  layer as in the original code; for videos they use a C3D. The score depends on the
+  number of samples: with few, p(y) is rough and the score too low.
 
   Args:
-    logits: Of samples, in an order that says nothing of their class: a split is a run
-      of neighbours. float32 is enough; sums are float64.
-    num_splits: Parts that are scored each by itself.
+    logits: Logits of the samples, in an order independent of class, since a split is a
+      run of neighbours. float32 is enough; sums are float64.
+    num_splits: Number of splits, scored separately.
 
   Returns:
-    Mean and standard deviation over the parts (divided by their number, as in the
-    original code). The latter tells of one set of samples, not of other models.
+    Mean and standard deviation over the splits (divided by their number, as in the
+    original code). The deviation describes one set of samples, not a model.
 
   Raises:
     UserError: There are fewer samples than splits, or some are not finite.
@@ -39,8 +39,8 @@ def inception_score(
   if not np.isfinite(logits).all():
     bad = np.flatnonzero(~np.isfinite(logits).all(axis=1))
     raise UserError(
-      f"the logits of {len(bad)} of {len(logits)} samples are not finite, the first are"
-      f" of number {bad[0]}: its pixels or the weights are NaN or infinite"
+      f"the logits of {len(bad)} of {len(logits)} samples are not finite, the first"
+      f" are of number {bad[0]}: its pixels or the weights are NaN or infinite"
     )
   log_p = _log_softmax(np.asarray(logits, np.float64))
   bounds = np.arange(num_splits + 1) * len(log_p) // num_splits
@@ -51,7 +51,7 @@ def inception_score(
 def _score(log_p):
   p = np.exp(log_p)
   mean = p.mean(axis=0)
-  # Of a class that never occurs the logarithm is of no weight.
+  # A class that never occurs has no weight.
   log_mean = np.log(mean, out=np.zeros_like(mean), where=mean > 0)
   return np.exp(np.mean(np.sum(p * (log_p - log_mean), axis=1)))
 

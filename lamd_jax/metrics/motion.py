@@ -1,8 +1,7 @@
-"""How videos move, and how much samples from one start differ.
+"""Measures of motion, and of the variety of samples from one start.
 
-All is in grey levels of [0, 255] and compared with real clips. That separates the
-ways in which a video model fails quietly: a clip that stands still, one that jerks,
-one that flickers.
+All are in grey levels, [0, 255], and relative to real clips. They tell apart the ways
+in which a video model fails quietly: clips that stand still, jerk, or flicker.
 """
 
 import itertools
@@ -12,13 +11,13 @@ import numpy as np
 
 from lamd_jax.metrics.image import psnr
 
-# Of the columns of `motion_statistics`.
+# Columns of `motion_statistics`.
 AMPLITUDE, ROUGHNESS, FLICKER = range(3)
-STILL = 0.1  # Of the motion of real clips: a clip below it has collapsed to a still.
+STILL = 0.1  # A clip with less than this share of real motion counts as a still.
 
 
 def motion_amplitude(video: UInt8[np.ndarray, "*lead f h w c"]) -> float:
-  """Mean absolute difference of neighbouring frames, in grey levels.
+  """Returns the mean absolute difference of neighbouring frames, in grey levels.
 
   Args:
     video: Clips of at least two frames, with any leading axes.
@@ -31,7 +30,7 @@ def motion_amplitude(video: UInt8[np.ndarray, "*lead f h w c"]) -> float:
     *clip, frame = index
     if frame:
       before, now = video[*clip, frame - 1], video[index]
-      # The difference of two bytes does not fit a byte.
+      # Unsigned bytes cannot hold a negative difference.
       total += int(np.sum(np.maximum(before, now) - np.minimum(before, now)))
   return total / video[..., 1:, :, :, :].size
 
@@ -39,19 +38,18 @@ def motion_amplitude(video: UInt8[np.ndarray, "*lead f h w c"]) -> float:
 def motion_statistics(
   clips: UInt8[np.ndarray, "n f h w c"],
 ) -> Float64[np.ndarray, "n 3"]:
-  """How much each clip moves, jerks and flickers, in grey levels.
+  """Returns how much each clip moves, jerks and flickers, in grey levels.
 
-  Of two neighbouring differences of a pixel, d and e:
+  For d and e, two consecutive changes of a pixel:
 
-  amplitude: the mean of |d|; see `motion_amplitude`.
-  roughness: the mean of |e - d|, the second difference: 0 where brightness changes
-    steadily. For noise that differs from frame to frame it is sqrt(3) times the
-    amplitude.
-  flicker: the mean of what is at once taken back: the smaller of |d| and |e| where
-    their signs differ, else 0. It equals the amplitude where two frames alternate.
+  amplitude: The mean of |d|; see `motion_amplitude`.
+  roughness: The mean of |e - d|, the second difference: 0 if brightness changes
+    steadily, sqrt(3) times the amplitude for noise that differs from frame to frame.
+  flicker: The mean of the change that is undone at once: the smaller of |d| and |e| if
+    their signs differ, else 0. It equals the amplitude if two frames alternate.
 
   Args:
-    clips: Of at least three frames.
+    clips: Clips of at least three frames.
 
   Returns:
     The three means over the pixels and frames of each clip.
@@ -70,14 +68,14 @@ def motion_statistics(
 def still_share(
   statistics: Float64[np.ndarray, "n 3"], real: Float64[np.ndarray, "m 3"]
 ) -> float:
-  """The share of clips that move less than a tenth as much as real ones on average.
+  """Returns the share of clips that move less than a tenth as much as real clips.
 
   Args:
-    statistics: Of the clips to judge.
-    real: Of real clips.
+    statistics: Statistics of the clips to judge.
+    real: Statistics of real clips.
 
   Returns:
-    A fraction in [0, 1]; NaN where the real clips stand still.
+    A fraction in [0, 1]; NaN if the real clips stand still.
   """
   least = STILL * real[:, AMPLITUDE].mean()
   return float(np.mean(statistics[:, AMPLITUDE] < least)) if least else float("nan")
@@ -88,15 +86,15 @@ def statistics_ratio(
   statistics: Float64[np.ndarray, "n 3"],
   real: Float64[np.ndarray, "m 3"],
 ) -> float:
-  """The mean of one statistic over that of real clips; 1 is as it should be.
+  """Returns the mean of one statistic divided by that of real clips; 1 is ideal.
 
   Args:
     column: `AMPLITUDE`, `ROUGHNESS` or `FLICKER`.
-    statistics: Of the clips to judge.
-    real: Of real clips.
+    statistics: Statistics of the clips to judge.
+    real: Statistics of real clips.
 
   Returns:
-    The ratio; NaN where it is 0 for the real clips.
+    The ratio; NaN if the mean of the real clips is 0.
   """
   reference = real[:, column].mean()
   return float(statistics[:, column].mean() / reference) if reference else float("nan")
@@ -105,16 +103,16 @@ def statistics_ratio(
 def compared(
   video: UInt8[np.ndarray, "n f h w c"], real: UInt8[np.ndarray, "m f2 h w c"]
 ) -> dict[str, float]:
-  """How clips move beside real ones; cheap enough to log while training.
+  """Compares the motion of clips with real ones, cheaply enough for training logs.
 
   Args:
     video: Clips to judge.
     real: Real clips.
 
   Returns:
-    `motion_ratio`, `roughness_ratio`, `flicker_ratio` (1 is as it should be) and
-    `still_share` (0 is). What the clips do not define is left out: all where there are
-    fewer than three frames, ratios to what real clips do not have.
+    `motion_ratio`, `roughness_ratio`, `flicker_ratio` (ideally 1) and `still_share`
+    (ideally 0). Undefined values are left out: all of them for clips of fewer than
+    three frames, and ratios whose denominator is 0.
   """
   if min(video.shape[1], real.shape[1]) < 3:
     return {}
@@ -132,32 +130,32 @@ def motion_ratio(
   video: UInt8[np.ndarray, "*lead f h w c"],
   real: UInt8[np.ndarray, "*real_lead real_f h w c"],
 ) -> float:
-  """The motion amplitude of clips over that of real ones; 1 moves as much.
+  """Returns the motion amplitude of clips divided by that of real ones.
 
   Args:
     video: Clips to judge.
     real: Clips to compare with; their count and length may differ.
 
   Returns:
-    The ratio of the two means (not the mean of ratios, in which one nearly
-    still real clip would count most); NaN where the real clips stand still.
+    The ratio of the two means (not the mean of ratios, which one nearly still real clip
+    would dominate); NaN if the real clips stand still.
   """
   reference = motion_amplitude(real)
   return motion_amplitude(video) / reference if reference else float("nan")
 
 
 def pairwise_psnr(samples: UInt8[np.ndarray, "n s f h w c"]) -> float:
-  """Mean PSNR between samples that share a first frame, in dB.
+  """Returns the mean PSNR between samples that share a first frame, in dB.
 
-  High means that the samples are copies of each other. Give frames from 1 on:
-  the shared first frame is alike by design.
+  A high value means that samples are copies of each other. Pass frames from 1 on: the
+  first frame is shared by design.
 
   Args:
-    samples: For each of n first frames, s samples.
+    samples: s samples for each of n first frames.
 
   Returns:
-    The mean over first frames, the s (s - 1) / 2 pairs and frames; NaN where
-    there is only one sample.
+    The mean over first frames, the s (s - 1) / 2 pairs and frames; NaN for a single
+    sample.
   """
   pairs = itertools.combinations(range(samples.shape[1]), 2)
   values = [psnr(samples[:, i], samples[:, j]) for i, j in pairs]
@@ -167,7 +165,7 @@ def pairwise_psnr(samples: UInt8[np.ndarray, "n s f h w c"]) -> float:
 def still(
   video: UInt8[np.ndarray, "*lead f h w c"],
 ) -> UInt8[np.ndarray, "*lead f h w c"]:
-  """The first frame repeated: the clip that a model which learned nothing gives.
+  """Repeats the first frame: the clip of a model that has learned no motion.
 
   Returns:
     A read-only view with the shape of `video`.

@@ -1,12 +1,12 @@
-"""The figures of an image-to-video model, what each means, and how it was taken.
+"""Figures of video models, with their meaning and their protocol.
 
-A number without its protocol is not printed: `video_figures` returns the counts
-and sizes beside the figures, and `sentence` puts them into words.
+No figure is printed without its protocol: `video_figures` also returns counts and
+sizes, and `sentence` puts them into words.
 
-Frames that the model is given are left out wherever they would flatter: with frame 0
-given, the reconstruction, the still baseline and the spread of samples are measured on
-frames 1 to L-1. That differs from spec sheets which include it (PSNR is then
-higher); the sentence says which.
+Frames that the model was given are left out wherever they would flatter it: with frame
+0 given, reconstructions, the still baseline and the variety of samples are measured on
+frames 1 to L-1. Papers that include frame 0 report a higher PSNR; the sentence says
+what was done.
 """
 
 from collections.abc import Mapping
@@ -24,15 +24,15 @@ from lamd_jax.types import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-  """What a figure is, in words.
+  """Description of a figure.
 
   Attributes:
-    label: What to call it in a table.
+    label: Name in tables.
     unit: Unit, or "" for a ratio.
-    meaning: One sentence: what is measured, on what.
-    better: Which way is better, and what the ends mean.
-    low: The least value that is as it should be; None if any is.
-    high: The greatest such value; None if any is.
+    meaning: One sentence that says what is measured.
+    better: Which direction is better, and what the extremes mean.
+    low: Lower end of the expected range; None if there is none.
+    high: Upper end of the expected range; None if there is none.
   """
 
   label: str
@@ -43,7 +43,7 @@ class Figure:
   high: float | None = None
 
   def expected(self) -> str:
-    """The expected range in words, "" where there is none."""
+    """Returns the expected range in words; "" if there is none."""
     unit = f" {self.unit}" if self.unit else ""
     match self.low, self.high:
       case None, None:
@@ -56,7 +56,7 @@ class Figure:
         return f"{low:g} to {high:g}{unit}"
 
   def is_expected(self, value: float | int) -> bool | None:
-    """Whether a value lies in the expected range; None where there is none."""
+    """Returns whether a value is in the expected range; None if there is none."""
     if self.low is None and self.high is None:
       return None
     low = -math.inf if self.low is None else self.low
@@ -154,16 +154,15 @@ def video_figures(
 
   Args:
     real: Held-out clips, of at least two frames.
-    reconstructed: The same clips, encoded and decoded; None where nothing is.
-    sampled: For each clip, s samples from its first frames; s may be 0 where there are
+    reconstructed: The same clips, encoded and decoded; None without an autoencoder.
+    sampled: s samples for each clip, from its first frames; s may be 0 if there are
       reconstructions.
-    given_frames: How many of its frames the model was given; they are left out.
+    given_frames: Number of frames that the model was given; they are left out.
 
   Returns:
-    The figures of `FIGURES`, and the `protocol_*` numbers for `sentence`. A
-    figure that these clips do not define is left out: ratios where the real
-    clips stand still, the likeness of samples where there is one sample, what is said
-    of reconstructions and given frames where there are none.
+    The figures of `FIGURES`, and the `protocol_*` values for `sentence`. Undefined
+    figures are left out: ratios to real clips that stand still, the likeness of a
+    single sample, and figures of reconstructions or given frames without any.
 
   Raises:
     UserError: There is no clip, no sample, or only one frame.
@@ -210,7 +209,7 @@ def video_figures(
 
 
 def sentence(figures: Mapping[str, float | int]) -> str:
-  """How the figures were taken, in words; "" if they do not say."""
+  """Returns the protocol of the figures in words; "" if they do not hold it."""
   names = ("clips", "samples_per_clip", "frames", "height", "width", "given_frames")
   if any(f"protocol_{name}" not in figures for name in names):
     return ""
@@ -218,14 +217,11 @@ def sentence(figures: Mapping[str, float | int]) -> str:
   start = (
     f"from the first {_count(k, 'frame') if k != '1' else 'frame'} of each"
     if k != "0"
-    else "beside each, of which the model is given no frame"
+    else "for each, with no frame of it given to the model"
   )
   samples = f", {_count(s, 'sample')} {start}" if s != "0" else ", reconstructed"
   left_out = (
-    "; all but the figure of given frames leave those out, which are measured by"
-    " themselves"
-    if k != "0"
-    else ""
+    "; given frames are left out of all figures but their own" if k != "0" else ""
   )
   return (
     f"Measured on {_count(n, 'held-out clip')} of {f} frames at {h}x{w} pixels"

@@ -1,9 +1,9 @@
-"""Bilinear resizing, as the networks behind the measures were given their frames.
+"""Bilinear resizing by the rules of the libraries behind the measures.
 
-Libraries differ in where a new pixel takes its colour from, and scores differ with
-them (Parmar et al. 2022, arXiv:2104.11222). Neither rule smooths before it makes a
-frame smaller. A bilinear resize is linear along each axis, so it is a product with one
-small matrix for the rows and one for the columns.
+Libraries place the new pixels differently, and scores change with them (Parmar et al.
+2022, arXiv:2104.11222). Neither rule here smooths before downscaling. Bilinear resizing
+is linear along each axis, so it is a product with one small matrix for rows and one for
+columns.
 """
 
 from typing import Literal
@@ -19,35 +19,35 @@ Rule = Literal["half_pixel", "tf1"]
 def bilinear(
   x: Float[Array, "*lead h w c"], size: tuple[int, int], rule: Rule
 ) -> Float[Array, "*lead h2 w2 c"]:
-  """Resizes frames, each new pixel being a mean of its four nearest neighbours.
+  """Resizes frames; each new pixel is a weighted mean of its four nearest neighbours.
 
   Args:
     x: Frames in any range, with any leading axes.
-    size: Height and width to get.
-    rule: Where in a row of n pixels pixel i of m lies, counted in old pixels.
-      "half_pixel": at (i + 1/2) n / m - 1/2, so that the outer edges meet; PyTorch's
+    size: New height and width.
+    rule: Position of new pixel i, if n pixels become m, in units of old pixels.
+      "half_pixel": (i + 1/2) n / m - 1/2, which aligns the outer edges; PyTorch's
       `interpolate(mode="bilinear", align_corners=False, antialias=False)`.
-      "tf1": at i n / m, so that the first pixels meet and the picture shifts;
-      TensorFlow 1's `resize_bilinear(align_corners=False)`.
-      Beyond the first and the last pixel there are these two.
+      "tf1": i n / m, which aligns the first pixels and shifts the picture; TensorFlow
+      1's `resize_bilinear(align_corners=False)`.
+      Positions beyond the first and last pixel are clamped.
 
   Returns:
-    Frames of the size; exactly `x` where that is its own.
+    Resized frames; exactly `x` if the size does not change.
   """
   *_, height, width, _ = x.shape
   rows = jnp.asarray(_matrix(height, size[0], rule), x.dtype)
   columns = jnp.asarray(_matrix(width, size[1], rule), x.dtype)
-  # Accelerators would otherwise round the factors to fewer bits than pixels have.
+  # Accelerators multiply by default with fewer bits than pixels have.
   product = jax.lax.Precision.HIGHEST
   x = jnp.einsum("mh,...hwc->...mwc", rows, x, precision=product)
   return jnp.einsum("mw,...hwc->...hmc", columns, x, precision=product)
 
 
 def _matrix(given: int, wanted: int, rule: Rule) -> Float[np.ndarray, "wanted given"]:
-  """What each old pixel of a row counts for in each new one."""
+  """Returns the weight of each old pixel of a row in each new one."""
   place = np.arange(wanted) * given / wanted
   if rule == "half_pixel":
     place += 0.5 * given / wanted - 0.5
-  # The weight of a pixel falls to 0 at the distance of one pixel.
+  # The weight of a pixel falls to 0 at a distance of one pixel.
   place = np.clip(place, 0, given - 1)
   return np.maximum(1 - np.abs(place[:, None] - np.arange(given)), 0)

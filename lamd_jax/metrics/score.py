@@ -1,4 +1,4 @@
-"""Job: measure anyone's videos against real ones, and say how it was done."""
+"""Scores of anyone's videos against real ones, with their protocol."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 import pathlib
@@ -16,7 +16,7 @@ from lamd_jax.metrics.features import Clip
 from lamd_jax.metrics.measures import Measure, Rows
 from lamd_jax.types import UserError
 
-# What was computed already, by the detector, what it looked at, and the sets.
+# Rows computed earlier, by detector, kind of clips, and sets.
 Seen = dict[tuple, Rows]
 
 
@@ -35,34 +35,33 @@ def score(
   protocol: dict[str, Any] | None = None,
   seen: Seen | None = None,
 ) -> list[card_lib.Card]:
-  """A card for each measure.
+  """Scores generated clips and returns a card for each measure.
 
-  Beside the score of two sets stand those of other real clips (the floor: what perfect
-  samples would score at this count) and of stills (the ceiling: what a model scores
-  that has learned no motion), where there are enough real clips for them.
+  If there are enough real clips, a card also holds the scores of other real clips (the
+  floor: perfect samples at this count) and of stills (the ceiling: a model that has
+  learned no motion).
 
   Args:
-    measures: What to measure; one that needs more clips than there are gives way to
-      what it names instead, with a warning.
+    measures: Measures to compute; one that needs more clips than there are is replaced
+      by its `instead`, with a warning.
     real: Real clips.
     generated: Clips to judge.
-    others: Other real clips; None takes the ones of `real` that are left over, if they
-      are as many again.
-    are_pairs: Whether each generated clip shows what the real one of the same number
-      shows, as a reconstruction does, or what was made from its first frame. Stills are
-      then of `real`, otherwise of `others`.
-    num_clips: Clips taken of each set, the first ones; None takes as many as the
-      smaller set has.
-    num_real: Real clips, if they are not to be as many; as where each of 256 real ones
-      is the start of 100 generated ones.
-    batch_size: Clips that go through a detector together.
-    cache: A folder that keeps the features of real clips.
-    num_draws: See `card.make_card`.
-    protocol: What else is known; see `card.FIELDS`.
-    seen: Filled with what was computed, for the next call with some of the same sets.
+    others: Other real clips; None takes those left over in `real`, if there are enough.
+    are_pairs: Whether generated clip n shows the same as real clip n, as a
+      reconstruction or a video from its first frame does. Stills are then made of
+      `real`, otherwise of `others`.
+    num_clips: Clips to take from the start of each set; None takes the size of the
+      smaller set.
+    num_real: Real clips to take, if not as many: for instance 256, each of which is the
+      start of 100 generated clips.
+    batch_size: Clips per batch of a detector.
+    cache: Folder that keeps the features of real clips.
+    num_draws: Bootstrap draws; see `card.make_card`.
+    protocol: Further entries of the protocol; see `card.FIELDS`.
+    seen: Rows of earlier calls, to be reused; new ones are added.
 
   Raises:
-    UserError: The sets do not go together, or hold too few clips.
+    UserError: The sets are not comparable, or hold too few clips.
   """
   _check_alike(real, generated)
   wanted = num_clips or (len(generated) if num_real else min(len(generated), len(real)))
@@ -87,7 +86,7 @@ def score(
   is_floor_missing = any(x.kind == "sets" for x in measures) and len(others) != wanted
   if is_floor_missing and not seen:
     logging.info(
-      "%d real clips: with %d, what other real clips score would stand beside it",
+      "%d real clips: with %d, cards would also hold the score of other real clips",
       num_real + len(others),
       num_real + wanted,
     )
@@ -106,7 +105,7 @@ def score(
     known["first_frame_of_generated"] = generated.start
 
   def rows(measure: Measure, what: str, *sets: ClipSet) -> Rows:
-    """Of a set, of its stills, or of the pairs of two sets."""
+    """Computes the rows of a set, of its stills, or of the pairs of two sets."""
     key = (measure.detector.identity, what, *sets)
     if key not in seen:
       shown = tqdm.tqdm(
@@ -159,7 +158,7 @@ def _stills(clips: Iterable[Clip]) -> Iterator[Clip]:
 
 
 def _pairs(first: Iterable[Clip], second: Iterable[Clip]) -> Iterator[Clip]:
-  """Each two as one clip, as `Measure` has it."""
+  """Joins each pair into one clip, as `Measure.detector` expects."""
   return (np.concatenate(pair) for pair in zip(first, second, strict=True))
 
 
@@ -174,16 +173,16 @@ _LOOKED_AT: dict[str, Callable[..., Iterable[Clip]]] = {
 def score_windows(
   measures: Sequence[Measure], real: ClipSet, generated: ClipSet, **kwargs
 ) -> dict[str, list[card_lib.Card]]:
-  """Scores every window of long generated videos, each against the same real clips.
+  """Scores every window of long generated videos against the same real clips.
 
-  The curve of LVDM (He et al. 2022, arXiv:2211.13221): a window is as long as a real
-  clip, and the next begins where it ends.
+  This gives the curve of LVDM (He et al. 2022, arXiv:2211.13221): a window is as long
+  as a real clip, and the next one begins where it ends.
 
   Args:
-    measures: See `score`.
+    measures: Measures to compute.
     real: Real clips.
     generated: Longer videos.
-    **kwargs: See `score`.
+    **kwargs: Further arguments of `score`.
 
   Returns:
     The cards of each window, by its first and last frame.
@@ -200,29 +199,29 @@ def score_windows(
 def score_groups(
   measures: Sequence[Measure], real: ClipSet, generated: ClipSet, level: int, **kwargs
 ) -> dict[str, list[card_lib.Card]]:
-  """Scores the clips of each folder against real ones of the folder of that name.
+  """Scores the clips of each folder against the real clips of its namesake.
 
-  With folders of classes the mean over them is cFVD, with folders of subjects sFVD (Ni
+  The mean over folders is cFVD for folders of classes, sFVD for folders of subjects (Ni
   et al. 2023, arXiv:2303.13744).
 
   Args:
-    measures: See `score`.
+    measures: Measures to compute.
     real: Real clips in folders.
-    generated: Generated ones in folders of the same names.
-    level: See `ClipSet.groups`.
-    **kwargs: See `score`.
+    generated: Generated clips in folders of the same names.
+    level: Depth of the folders; see `ClipSet.groups`.
+    **kwargs: Further arguments of `score`.
 
   Returns:
     The cards of each group, by its name.
 
   Raises:
-    UserError: A group is in one set alone.
+    UserError: A group is in one set only.
   """
   of_real, of_generated = real.groups(level), generated.groups(level)
   if odd := sorted(of_real.keys() ^ of_generated.keys()):
     raise UserError(
       f"{odd[0]} is a folder of {(real if odd[0] in of_real else generated).path}"
-      " alone; groups are compared by name, so both sets need the same ones"
+      " alone; groups are compared by name, so both sets need the same folders"
       f" ({len(odd)} differ)"
     )
   return {
@@ -232,12 +231,12 @@ def score_groups(
 
 
 def _enough(measures: Sequence[Measure], num_clips: int) -> list[Measure]:
-  """The measures that so many clips allow; each once."""
+  """Returns the measures that this many clips allow, each once."""
   allowed = {}
   for measure in measures:
     if num_clips < measure.min_clips and measure.instead:
       logging.warning(
-        "%d clips are too few for %s, which needs at least %d, better 2048: giving %s",
+        "%d clips are too few for %s, which needs at least %d, better 2048: using %s",
         num_clips,
         measure.name,
         measure.min_clips,

@@ -1,8 +1,8 @@
-"""CLIP: images and texts to features in one space (Radford et al. 2021, 2103.00020).
+"""CLIP: images and texts in one feature space (Radford et al. 2021, arXiv:2103.00020).
 
-The variants whose image encoder is a vision transformer, with the weights and the names
-of OpenAI's package `clip`. CLIPSIM is taken with ViT-B/32. It is only ever evaluated
-here: no dropout, no temperature.
+The variants whose image encoder is a vision transformer, with the weights and names of
+OpenAI's package `clip`. CLIPSIM uses ViT-B/32. CLIP is only evaluated here: no dropout,
+no temperature.
 """
 
 from collections.abc import Mapping
@@ -16,15 +16,15 @@ import numpy as np
 
 from lamd_jax.types import Params, UserError
 
-HEAD_CHANNELS = 64  # Of every head, in all variants.
-_EPSILON = 1e-5  # Of the layer norms.
+HEAD_CHANNELS = 64  # Width of every attention head, in all variants.
+_EPSILON = 1e-5  # Added to the variance by the layer norms.
 
 
 class Block(nn.Module):
   """Self-attention and an MLP, each after a norm and with a residual.
 
   Attributes:
-    is_causal: Whether tokens see only themselves and those before them.
+    is_causal: Whether tokens see only themselves and earlier ones.
   """
 
   is_causal: bool
@@ -49,9 +49,9 @@ class ImageEncoder(nn.Module):
 
   Attributes:
     patch_size: Height and width of a patch, in pixels.
-    width: Channels of the tokens.
-    num_blocks: Of the transformer.
-    features: Channels out.
+    width: Width of the tokens.
+    num_blocks: Number of transformer blocks.
+    features: Number of output features.
   """
 
   patch_size: int
@@ -81,10 +81,10 @@ class TextEncoder(nn.Module):
   """A causal transformer.
 
   Attributes:
-    vocabulary: How many tokens there are.
-    width: Channels of the tokens.
-    num_blocks: Of the transformer.
-    features: Channels out.
+    vocabulary: Number of tokens in the vocabulary.
+    width: Width of the tokens.
+    num_blocks: Number of transformer blocks.
+    features: Number of output features.
   """
 
   vocabulary: int
@@ -94,13 +94,13 @@ class TextEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, tokens: Int[Array, "b n"]) -> Float[Array, "b d"]:
-    """Returns the features of texts, taken at the token that ends them."""
+    """Returns the features of texts, read at their end token."""
     normal = nn.initializers.normal(0.02)
     x = nn.Embed(self.vocabulary, self.width, name="token_embedding")(tokens)
     x += self.param("positional_embedding", normal, x.shape[1:])
     for i in range(self.num_blocks):
       x = Block(is_causal=True, name=f"block_{i}")(x)
-    # The end of the text is the last of the vocabulary: the largest number in a row.
+    # The end token is the last of the vocabulary, so the largest number in each row.
     end = jnp.argmax(tokens, axis=-1)
     x = jnp.take_along_axis(x, end[:, None, None], axis=1)[:, 0]
     x = nn.LayerNorm(_EPSILON, name="ln_final")(x)
@@ -108,13 +108,13 @@ class TextEncoder(nn.Module):
 
 
 class CLIP(nn.Module):
-  """Both encoders. The cosine between their features says how well two match.
+  """Both encoders; the cosine of their features says how well image and text match.
 
   Attributes:
     image_size: Height and width of images, in pixels.
-    text_length: Tokens of a text, its padding included.
-    image: Encodes images.
-    text: Encodes texts.
+    text_length: Number of tokens of a text, padding included.
+    image: Encoder of images.
+    text: Encoder of texts.
   """
 
   image_size: int
@@ -126,7 +126,7 @@ class CLIP(nn.Module):
     """Returns the features of images, not normalized.
 
     Args:
-      x: Images of `image_size`, normalized as `metrics.frame_features` does.
+      x: Images of `image_size`, normalized as in `metrics.frame_features`.
     """
     return self.image(x)
 
@@ -134,20 +134,21 @@ class CLIP(nn.Module):
     """Returns the features of texts, not normalized.
 
     Args:
-      tokens: As `interop.clip_tokenizer` makes them: start, text, end, zeros.
+      tokens: Start, text, end, zeros, as from `interop.clip_tokenizer`.
     """
     return self.text(tokens)
 
 
 def from_openai(arrays: Mapping[str, np.ndarray]) -> tuple[CLIP, Params]:
-  """The network and its parameters, from the state dict of OpenAI's `clip`.
+  """Reads the network and its parameters from the state dict of OpenAI's `clip`.
 
-  Files of `open_clip` have the same names. Most of its networks were trained with the
-  exact GELU, which the arrays do not tell: give it OpenAI's own weights only.
+  Files of `open_clip` have the same names, but most of its networks were trained with
+  the exact GELU, which the arrays do not reveal: use OpenAI's own weights only.
 
   Args:
-    arrays: By name, as `visual.transformer.resblocks.0.attn.in_proj_weight`; of any
-      float type. The network's sizes are read from them.
+    arrays: Arrays of any float type by name, such as
+      `visual.transformer.resblocks.0.attn.in_proj_weight`. The network's sizes are read
+      from them.
 
   Raises:
     UserError: Arrays are missing.

@@ -1,10 +1,11 @@
-"""Conditions: class labels and captions, as vectors or as tokens, and none.
+"""Conditions: class labels and captions, as vectors or tokens, and their dropout.
 
-As a vector a condition is `b d`, or `b f d` where each frame has one of its own, for
-`UNet3D` to add to its embedding of the noise level. Zeros are the null condition (Ho et
-al. 2022, arXiv:2204.03458, section 3: c = 0). As `Tokens` it is for networks to attend
-to, such as `DMG`; masked tokens are the null condition. Either is the same as no
-condition at all; `drop` and `drop_tokens` make it, for classifier-free guidance.
+A condition vector is `b d`, or `b f d` with one per frame, for `UNet3D` to add to its
+embedding of the noise level; zeros are the null condition (Ho et al. 2022,
+arXiv:2204.03458, section 3: c = 0). `Tokens` are for networks that attend to their
+condition, such as `DMG`; masked tokens are the null condition. Both null conditions are
+equivalent to no condition at all; `drop` and `drop_tokens` apply them, for
+classifier-free guidance.
 """
 
 from typing import NamedTuple
@@ -18,11 +19,11 @@ from lamd_jax.nn.attention import count_heads
 
 
 class Tokens(NamedTuple):
-  """A condition to attend to.
+  """Condition in the form of tokens, to attend to.
 
   Attributes:
-    values: A vector for each token.
-    mask: False where nobody looks.
+    values: Vector of each token.
+    mask: False on tokens to leave out.
   """
 
   values: Float[Array, "b n d"]
@@ -33,8 +34,8 @@ class ClassCondition(nn.Module):
   """A learned vector for each class.
 
   Attributes:
-    num_classes: Labels run from 0 to `num_classes - 1`; others give NaN.
-    features: Of the vectors.
+    num_classes: Number of classes; labels run from 0, and others give NaN.
+    features: Width of the vectors.
   """
 
   num_classes: int
@@ -42,20 +43,20 @@ class ClassCondition(nn.Module):
 
   @nn.compact
   def __call__(self, labels: Int[Array, " b *f"]) -> Float[Array, "b *f d"]:
-    """Looks the vectors up."""
+    """Looks up the vectors."""
     return nn.Embed(self.num_classes, self.features, name="table")(labels)
 
 
 class CaptionCondition(nn.Module):
   """Attention pooling: one learned query looks at all tokens of a caption.
 
-  The paper pools the token embeddings of BERT-large this way and says no more; here
+  The paper pools the token embeddings of BERT-large this way and gives no details; here
   a norm and a projection follow. A caption without tokens is the null condition.
 
   Attributes:
-    features: Of the vectors.
-    head_channels: Channels of an attention head; must divide the width of the tokens.
-    dtype: Of the computation; the softmax is in float32.
+    features: Width of the vectors.
+    head_channels: Width of an attention head; must divide the width of the tokens.
+    dtype: Dtype of the computation; the softmax is in float32.
   """
 
   features: int
@@ -69,8 +70,8 @@ class CaptionCondition(nn.Module):
     """Pools the tokens.
 
     Args:
-      tokens: Their embeddings, from any text encoder.
-      mask: True for tokens, False for padding.
+      tokens: Embeddings of the tokens, from any text encoder.
+      mask: True on tokens, False on padding.
     """
     width = tokens.shape[-1]
     query = self.param("query", nn.initializers.normal(1.0), (width,), jnp.float32)
@@ -95,8 +96,8 @@ class ClassToken(nn.Module):
   """A learned token for each class.
 
   Attributes:
-    num_classes: Labels run from 0 to `num_classes - 1`; others give NaN.
-    features: Of the token.
+    num_classes: Number of classes; labels run from 0, and others give NaN.
+    features: Width of the tokens.
   """
 
   num_classes: int
@@ -104,17 +105,17 @@ class ClassToken(nn.Module):
 
   @nn.compact
   def __call__(self, labels: Int[Array, " b"], *, train: bool = False) -> Tokens:
-    """Looks the tokens up."""
+    """Looks up the tokens."""
     del train
     values = nn.Embed(self.num_classes, self.features, name="table")(labels)[:, None]
     return Tokens(values, jnp.ones(values.shape[:2], bool))
 
 
 class CaptionTokens(nn.Module):
-  """Projects the tokens of a frozen text encoder.
+  """Projection of the tokens of a frozen text encoder.
 
   Attributes:
-    features: Of the tokens.
+    features: Width of the tokens.
   """
 
   features: int
@@ -139,7 +140,7 @@ def drop(
 ) -> Float[Array, "b *f d"]:
   """Returns the condition with zeros where `is_null`, per example or per frame.
 
-  The result has an axis of frames if one of the two has.
+  The result has a frame axis if either argument has one.
   """
   if is_null.ndim + 1 > cond.ndim:
     cond = cond[:, None]
@@ -155,12 +156,12 @@ def drop_tokens(cond: Tokens, is_null: Bool[Array, " b"]) -> Tokens:
 def per_frame(
   video: Float[Array, "b d"], images: Float[Array, "b m d"], num_frames: int
 ) -> Float[Array, "b f d"]:
-  """Returns a condition for each frame of a video and of the images that follow it.
+  """Returns the condition of each frame of a video, then of each image after it.
 
   Args:
-    video: The condition of the video.
-    images: That of each image.
-    num_frames: Of the video.
+    video: Condition of the video.
+    images: Condition of each image.
+    num_frames: Number of frames of the video.
   """
   b, d = video.shape
   video = jnp.broadcast_to(video[:, None], (b, num_frames, d))

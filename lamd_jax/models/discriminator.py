@@ -1,7 +1,7 @@
-"""A discriminator of videos: real or not, patch by patch.
+"""A patch discriminator of videos.
 
-LaMD's is one of whole clips (Hu et al. 2023, arXiv:2304.11603, equation 2), of which
-the paper says no more. Here it is the PatchGAN of Isola et al. 2017
+LaMD's discriminator judges whole clips (Hu et al. 2023, arXiv:2304.11603, equation 2);
+the paper gives no details. Here it is the PatchGAN of Isola et al. 2017
 (arXiv:1611.07004), as VQGAN and latent diffusion use it, with 3D convolutions.
 """
 
@@ -21,9 +21,9 @@ class VideoDiscriminator(nn.Module):
   """Strided convolutions to a logit for each patch in space and time.
 
   Attributes:
-    channels: Of each layer. All but the last halve height and width.
-    frame_strides: Of each layer but the last, 1 or 2.
-    dtype: Of the computation.
+    channels: Width of each layer. All but the last halve height and width.
+    frame_strides: Stride over frames, 1 or 2, of each layer but the last.
+    dtype: Dtype of the computation.
   """
 
   channels: Sequence[int] = (64, 128, 256, 512)

@@ -1,10 +1,10 @@
 """DMG: LaMD's diffusion-based motion generator.
 
 Hu et al. 2023 (arXiv:2304.11603), section 3.3: LDM's 2D U-Net over the motion
-latent of a clip, which has no time axis, conditioned by cross-attention on the
-deepest content feature f_x0 of the given frame, and on a class or a text beside it.
-The paper does not say how f_x0 becomes tokens; here each of its h x w places is one,
-with a fixed position code.
+latent of a clip, which has no time axis, conditioned by cross-attention on the deepest
+content feature f_x0 of the given frame, and optionally on a class or a text. The paper
+does not say how f_x0 becomes tokens; here each of its h x w positions is one, with a
+fixed position code.
 """
 
 from collections.abc import Sequence
@@ -29,20 +29,20 @@ class DMG(nn.Module):
   The defaults are the paper's size, about 340 M parameters.
 
   Attributes:
-    model_channels: Of the U-Net, as all below up to `dropout_rate`.
-    channel_mults: See `UNet`.
-    num_res_blocks: See `UNet`.
-    attention_factors: See `UNet`.
-    head_channels: See `UNet`.
-    dropout_rate: See `UNet`.
+    model_channels: Field of `UNet`, as are all below up to `dropout_rate`.
+    channel_mults: Field of `UNet`.
+    num_res_blocks: Field of `UNet`.
+    attention_factors: Field of `UNet`.
+    head_channels: Field of `UNet`.
+    dropout_rate: Field of `UNet`.
     context_channels: Width of the condition tokens; divisible by 4.
-    context_pool: A content token is the mean of a square of so many places on a side,
-      so that large frames do not have too many.
-    concat_channels: Of the content that goes in beside the latent as well, place by
-      place, as in LDM's hybrid conditioning; 0 for none.
-    condition: Makes tokens of a class or a text; None for none.
-    dtype: Of the computation.
-    remat: See `UNet`.
+    context_pool: Side of the square of positions whose mean is one content token; above
+      1, large frames have fewer tokens.
+    concat_channels: Number of content channels concatenated to the latent, position by
+      position, as in LDM's hybrid conditioning; 0 for none.
+    condition: Module that turns a class or a text into tokens; None for none.
+    dtype: Dtype of the computation.
+    remat: Field of `UNet`.
   """
 
   model_channels: int = 224
@@ -71,17 +71,19 @@ class DMG(nn.Module):
     """Applies the network.
 
     Args:
-      z_t: A noised motion latent.
-      timestep: Its noise level on the scale of the schedule, 0 to 999.
+      z_t: Noised motion latent.
+      timestep: Noise level of z_t on the scale of the schedule, 0 to 999.
       content: f_x0.
-      cond: From `read_condition`; None is the same as tokens that are all masked.
+      cond: Tokens from `read_condition`; None is equivalent to tokens all masked.
       train: Whether dropout is on.
 
     Returns:
       The prediction, float32.
     """
     if self.context_channels % 4:
-      raise UserError(f"context_channels={self.context_channels} must divide by 4")
+      raise UserError(
+        f"context_channels={self.context_channels}: expected a multiple of 4"
+      )
     tokens = self._content_tokens(content)
     mask = None
     if cond is not None:
@@ -109,19 +111,19 @@ class DMG(nn.Module):
     return unet(x, timestep, tokens, mask, train=train)
 
   def read_condition(self, *given: Array, train: bool = False) -> Tokens:
-    """Makes tokens of what a batch says of its videos; see `condition`."""
+    """Turns the condition arrays of a batch into tokens; see `condition`."""
     assert self.condition is not None
     return self.condition(*given, train=train)
 
   def _content_tokens(
     self, content: Float[Array, "b h w c"]
   ) -> Float[Array, "b n context_channels"]:
-    """A token for each place, or each square of places, that says where it is."""
+    """Returns a token per position, or square of positions, with its position code."""
     b, h, w, c = content.shape
     pool = self.context_pool
     if h % pool or w % pool:
       raise UserError(
-        f"context_pool={pool} does not divide the {h}x{w} places of the content"
+        f"context_pool={pool} does not divide the {h}x{w} positions of the content"
       )
     if pool > 1:
       content = content.reshape(b, h // pool, pool, w // pool, pool, c).mean((2, 4))

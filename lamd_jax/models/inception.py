@@ -1,15 +1,14 @@
 """The Inception-v3 of FID and the Inception Score.
 
 The network of Szegedy et al. 2015 (arXiv:1512.00567) as Google's graph
-`inception-2015-12-05` has it, the one that published scores are taken with. It differs
-from the networks called Inception-v3 elsewhere: it has 1008 outputs, its average pools
-leave the padding out of the mean, and the last block pools by maximum where the paper
-says average. Its weights give wrong features in any other.
+`inception-2015-12-05` has it, the one behind published scores. It differs from the
+networks called Inception-v3 elsewhere: it has 1008 outputs, its average pooling leaves
+the padding out of the mean, and its last block uses max pooling where the paper says
+average. Its weights give wrong features in any other variant.
 
-It is only ever evaluated here, so batch norm, which is then a scale and a shift for
-each channel, is folded into kernels and biases when weights are read. These come from
-a PyTorch copy of the graph, in the package `pytorch-fid`; `from_pytorch_fid` reads its
-layout.
+It is only evaluated here, so batch norm, which is then a scale and a shift per channel,
+is folded into kernels and biases when weights are read. The weights come from a PyTorch
+copy of the graph, in the package `pytorch-fid`; `from_pytorch_fid` reads its layout.
 """
 
 from collections.abc import Callable, Mapping
@@ -25,21 +24,21 @@ import numpy as np
 
 from lamd_jax.types import Params, UserError
 
-SIZE = 299  # Height and width that the weights were trained at.
-NUM_CLASSES = 1008  # ImageNet's 1000, and some that were never used.
-_EPSILON = 1e-3  # Of the batch norms.
+SIZE = 299  # Height and width in the training of the weights.
+NUM_CLASSES = 1008  # ImageNet's 1000, and 8 that were never used.
+_EPSILON = 1e-3  # Added to the variance by the batch norms.
 # The arrays of a convolution and its norm.
 _UNIT = ("conv.weight", "bn.weight", "bn.bias", "bn.running_mean", "bn.running_var")
 
 
 class Outputs(NamedTuple):
-  """What the scores are taken from.
+  """Outputs that the scores are computed from.
 
   Attributes:
-    features: The mean of the last block over the image, for FID and KID: `b 2048`.
-    logits: Of the classes, for the Inception Score: `b 1008`. Without the last layer's
-      bias: the code of Salimans et al. 2016 multiplies by the kernel alone, and so do
-      those whose scores agree with it.
+    features: Mean of the last block over the image, for FID and KID: `b 2048`.
+    logits: Class logits, for the Inception Score: `b 1008`. They leave out the last
+      layer's bias: the code of Salimans et al. 2016 multiplies by the kernel alone, as
+      do all implementations whose scores agree with it.
   """
 
   features: Array
@@ -55,7 +54,7 @@ def _unit(
   stride: int = 1,
   padding: str = "SAME",
 ) -> Float[Array, "b h2 w2 features"]:
-  """A convolution, with its norm folded in, and a ReLU."""
+  """Applies a convolution, with its norm folded in, and a ReLU."""
   strides = (stride, stride)
   conv = nn.Conv(features, (height, width), strides, padding, name=name)
   return nn.relu(conv(x))
@@ -77,7 +76,7 @@ class BlockA(nn.Module):
   """Branches of 1x1, 5x5 and two 3x3 convolutions, and a pool.
 
   Attributes:
-    pool_features: Channels of the pool's branch.
+    pool_features: Width of the pooling branch.
   """
 
   pool_features: int
@@ -96,7 +95,7 @@ class BlockA(nn.Module):
 
 
 class BlockB(nn.Module):
-  """Half the height and width."""
+  """First reduction of height and width, by half."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
@@ -112,7 +111,7 @@ class BlockC(nn.Module):
   """Branches with one and two 7x7 convolutions, each as a row and a column.
 
   Attributes:
-    features: Channels inside the branches.
+    features: Width inside the branches.
   """
 
   features: int
@@ -134,7 +133,7 @@ class BlockC(nn.Module):
 
 
 class BlockD(nn.Module):
-  """Half the height and width, again."""
+  """Second reduction of height and width, by half."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 o"]:
@@ -149,10 +148,10 @@ class BlockD(nn.Module):
 
 
 class BlockE(nn.Module):
-  """Branches that end in a row and a column side by side.
+  """Branches that end in a row and a column convolution in parallel.
 
   Attributes:
-    pool: From and to `b h w c`.
+    pool: Pooling of the last branch, `b h w c` to `b h w c`.
   """
 
   pool: Callable[[Array], Array]
@@ -173,15 +172,15 @@ class BlockE(nn.Module):
 
 
 class Inception(nn.Module):
-  """Images to features and class logits. Layers have the names of `pytorch-fid`."""
+  """The whole network. Layers have the names of `pytorch-fid`."""
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w 3"]) -> Outputs:
     """Returns features and logits.
 
     Args:
-      x: Images with pixels in [-1, 1], at least 75 a side; scores are taken at 299,
-        resized by `metrics.resize.bilinear`.
+      x: Images with pixels in [-1, 1], at least 75 a side; scores use 299, resized by
+        `metrics.resize.bilinear`.
     """
     x = _unit(x, "Conv2d_1a_3x3", 32, 3, 3, 2, "VALID")
     x = _unit(x, "Conv2d_2a_3x3", 32, 3, 3, 1, "VALID")
@@ -203,14 +202,14 @@ class Inception(nn.Module):
 
 
 def from_pytorch_fid(arrays: Mapping[str, np.ndarray]) -> Params:
-  """Parameters of `Inception` from the state dict of `pytorch-fid`.
+  """Reads the parameters of `Inception` from the state dict of `pytorch-fid`.
 
   Args:
-    arrays: By name, as `Mixed_5b.branch1x1.conv.weight`. The last layer's bias is not
-      used; see `Outputs`.
+    arrays: Arrays by name, such as `Mixed_5b.branch1x1.conv.weight`. The last layer's
+      bias is not used; see `Outputs`.
 
   Raises:
-    UserError: Arrays are missing, or are of another Inception.
+    UserError: Arrays are missing, or belong to another Inception.
   """
   params = {}
   for name, shapes in _shapes().items():
@@ -230,7 +229,7 @@ def from_pytorch_fid(arrays: Mapping[str, np.ndarray]) -> Params:
 
 @functools.cache
 def _shapes() -> dict[str, dict[str, tuple[int, ...]]]:
-  """The shapes of each layer's kernel and bias, by its name with dots."""
+  """Returns the shapes of each layer's kernel and bias, by its dotted name."""
   x = jax.ShapeDtypeStruct((1, 75, 75, 3), jnp.float32)
   params = jax.eval_shape(Inception().init, jax.random.key(0), x)["params"]
   result = {}
@@ -250,7 +249,7 @@ def _array(arrays, name):
 
 
 def _folded(unit):
-  """A convolution without bias and its batch norm, as one convolution."""
+  """Folds a batch norm into the convolution before it, which has no bias."""
   gain = unit["bn.weight"] / np.sqrt(unit["bn.running_var"] + np.float32(_EPSILON))
   kernel = unit["conv.weight"].transpose(2, 3, 1, 0)  # o c h w -> h w c o
   return {

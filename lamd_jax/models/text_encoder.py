@@ -1,8 +1,8 @@
-"""BERT: a text to an embedding for each of its tokens (Devlin et al. 2018, 1810.04805).
+"""BERT: an embedding for each token of a text (Devlin et al. 2018, arXiv:1810.04805).
 
-Of any size, with the weights and the names of Hugging Face's `BertModel`: BERT-large,
-which conditions Video Diffusion Models (Ho et al. 2022), and the small MiniLM, which
-has the same layers. BERT is only ever evaluated here: no dropout, no pooler, no heads.
+Any size, with the weights and names of Hugging Face's `BertModel`: BERT-large, which
+conditions Video Diffusion Models (Ho et al. 2022), and the small MiniLM, which has the
+same layers. BERT is only evaluated here: no dropout, no pooler, no pre-training heads.
 """
 
 from collections.abc import Mapping
@@ -15,16 +15,16 @@ import numpy as np
 
 from lamd_jax.types import Params, UserError
 
-# Heads by width, where no configuration tells: MiniLM (heads of 32 channels), BERT-base
-# and BERT-large (64). Arrays are the same for any number of heads.
+# Number of heads by width, without a config.json: MiniLM (heads of 32 channels),
+# BERT-base and BERT-large (64). The arrays do not reveal it.
 PUBLISHED_HEADS = {384: 12, 768: 12, 1024: 16}
-# What this module computes; `config.json` may say that a network is another.
+# Values of `config.json` that this module supports.
 _ONLY = {
   "model_type": "bert",
   "hidden_act": "gelu",
   "position_embedding_type": "absolute",
 }
-# Buffers of old files: the numbers from 0 on, and zeros.
+# Buffers in old files: the numbers from 0 on, and zeros.
 _BUFFERS = {"embeddings.position_ids", "embeddings.token_type_ids"}
 
 
@@ -32,10 +32,11 @@ class Block(nn.Module):
   """Self-attention and an MLP, each with a residual and a norm after it.
 
   Attributes:
-    num_heads: Of the attention; must divide the channels.
-    hidden_channels: Of the MLP.
-    epsilon: Of the layer norms.
-    dropout_rate: Of attention weights, hidden values, and what either half adds.
+    num_heads: Number of attention heads; must divide the channels.
+    hidden_channels: Width of the MLP's hidden layer.
+    epsilon: Added to the variance by the layer norms.
+    dropout_rate: Dropout rate of attention weights, hidden values and both residual
+      branches.
   """
 
   num_heads: int
@@ -47,7 +48,7 @@ class Block(nn.Module):
   def __call__(
     self, x: Float[Array, "b n d"], mask: Bool[Array, "b n"], *, train: bool = False
   ) -> Float[Array, "b n d"]:
-    """Mixes the tokens; none looks at where the mask is false."""
+    """Mixes the tokens; none looks where the mask is false."""
     width = x.shape[-1]
     drops = train and self.dropout_rate > 0
     drop = nn.Dropout(self.dropout_rate, deterministic=not drops)
@@ -56,7 +57,7 @@ class Block(nn.Module):
       nn.Dense(width, name=name)(x).reshape(heads)  # b n heads d
       for name in ("query", "key", "value")
     )
-    seen = mask[:, None, None, :]  # b heads n n: by all heads and tokens.
+    seen = mask[:, None, None, :]  # b heads n n, alike for all heads and tokens.
     h = nn.dot_product_attention(
       query,
       key,
@@ -79,13 +80,13 @@ class BERT(nn.Module):
   """A transformer that sees a whole text at once.
 
   Attributes:
-    vocabulary: How many tokens there are.
-    max_tokens: The longest text, its padding included.
-    width: Channels of the embeddings.
-    num_blocks: Of the transformer.
-    num_heads: Of each block.
-    hidden_channels: Of the MLPs.
-    epsilon: Of the layer norms.
+    vocabulary: Number of tokens in the vocabulary.
+    max_tokens: Length of the longest text, padding included.
+    width: Width of the embeddings.
+    num_blocks: Number of transformer blocks.
+    num_heads: Number of attention heads in each block.
+    hidden_channels: Width of the MLPs' hidden layers.
+    epsilon: Added to the variance by the layer norms.
   """
 
   vocabulary: int
@@ -103,8 +104,8 @@ class BERT(nn.Module):
     """Returns the embeddings of tokens: the hidden states after the last block.
 
     Args:
-      tokens: Texts, each with its own start and end.
-      mask: True on tokens, false on padding. Embeddings of padding mean nothing.
+      tokens: Texts, each with its start and end tokens.
+      mask: True on tokens, False on padding. Embeddings of padding are meaningless.
     """
     num_tokens = tokens.shape[1]
     if num_tokens > self.max_tokens:
@@ -127,27 +128,29 @@ class BERT(nn.Module):
 
 
 def _norm(epsilon: float, name: str) -> nn.LayerNorm:
-  # The fast variance loses digits that the comparison with the original would miss.
+  # The fast variance is too inaccurate to compare with the original.
   return nn.LayerNorm(epsilon, use_fast_variance=False, name=name)
 
 
 def from_huggingface(
   arrays: Mapping[str, np.ndarray], config: Mapping[str, Any] | None = None
 ) -> tuple[BERT, Params]:
-  """The network and its parameters, from the state dict of a BERT.
+  """Reads the network and its parameters from the state dict of a BERT.
 
-  Names may begin with `bert.`, and norms have `gamma` and `beta` as in the files of
-  the first BERTs. The pooler and the heads of pre-training are left out, and so is the
-  embedding of second texts.
+  Names may begin with `bert.`, and norms may have `gamma` and `beta` as in the files of
+  the first BERTs. The pooler, the heads of pre-training and the embedding of second
+  texts are left out.
 
   Args:
-    arrays: By name, as `encoder.layer.0.attention.self.query.weight`; of any float
-      type. All sizes but the number of heads are read from them.
-    config: Contents of the `config.json` beside them, for the number of heads and
-      the epsilon of the norms; None takes those of the published network of this width.
+    arrays: Arrays of any float type by name, such as
+      `encoder.layer.0.attention.self.query.weight`. All sizes but the number of heads
+      are read from them.
+    config: Contents of the `config.json` next to the weights, for the number of heads
+      and the epsilon of the norms; None takes those of the published network of this
+      width.
 
   Raises:
-    UserError: Arrays are missing, or it is another network than BERT.
+    UserError: Arrays are missing, or belong to another network than BERT.
   """
   config = config or {}
   for key, expected in _ONLY.items():
@@ -195,7 +198,7 @@ def from_huggingface(
 
   layers = f"{prefix}encoder.layer."
   names = (name.removeprefix(layers) for name in arrays if name.startswith(layers))
-  # At least one, so that other networks miss its arrays.
+  # At least one, so that the arrays of other networks are reported as missing.
   num_blocks = max(1, len({name.partition(".")[0] for name in names}))
   words = find("embeddings.word_embeddings.weight")
   positions = find("embeddings.position_embeddings.weight")
@@ -223,8 +226,8 @@ def _num_heads(config: Mapping[str, Any], width: int) -> int:
   found = config.get("num_attention_heads", PUBLISHED_HEADS.get(width))
   if found is None:
     raise UserError(
-      f"how many attention heads a text encoder of width {width} has cannot be read"
-      " from its weights; put its config.json, with num_attention_heads, beside them"
+      f"the number of attention heads of a text encoder of width {width} cannot be read"
+      " from its weights; put its config.json, with num_attention_heads, next to them"
     )
   if width % found:
     raise UserError(
@@ -235,11 +238,11 @@ def _num_heads(config: Mapping[str, Any], width: int) -> int:
 
 
 def _check_left_out(names: set[str], prefix: str) -> None:
-  """What lies inside the transformer and is not used would change what it computes."""
+  """Raises UserError on unused arrays inside the transformer: they would matter."""
   for name in sorted(names):
     inside = name.removeprefix(prefix)
     if inside.startswith(("embeddings.", "encoder.")) and inside not in _BUFFERS:
       raise UserError(
-        f"the array {name} is no part of BERT: the weights are of another network, or"
-        " hold adapters; give those of Hugging Face's BertModel"
+        f"the array {name} is not part of BERT: the weights belong to another network"
+        " or hold adapters; give those of Hugging Face's BertModel"
       )

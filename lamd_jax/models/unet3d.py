@@ -3,10 +3,10 @@
 Ho et al. 2022 (arXiv:2204.03458), section 3: the U-Net of image diffusion with
 convolutions and attention inside each frame, and attention over frames after every
 attention over space. Nothing else mixes frames, norms included, so a mask on that
-attention makes any frame an image of its own. What the paper leaves open (the parts
-of a residual block, where norms take their statistics, how a noise level is embedded,
-the blocks of the way up) follows its first authors' image code of that time, Salimans
-& Ho 2022 (arXiv:2202.00512), apart from the norms.
+attention makes any frame an independent image. Details that the paper leaves open (the
+parts of a residual block, the axes of the norms, the embedding of the noise level, the
+blocks on the way up) follow its first authors' image code of that time, Salimans & Ho
+2022 (arXiv:2202.00512), except for the norms.
 """
 
 from collections.abc import Sequence
@@ -17,9 +17,9 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 import numpy as np
 
+from lamd_jax.models.levels import Levels, walk
 from lamd_jax.nn.attention import SpatialAttention, TemporalAttention, count_heads
-from lamd_jax.nn.blocks import Norm, ResBlock, upsample_space
-from lamd_jax.nn.conv import Conv
+from lamd_jax.nn.blocks import ResBlock
 from lamd_jax.nn.embeddings import logsnr_sinusoidal
 from lamd_jax.nn.remat import call_block
 from lamd_jax.types import UserError
@@ -28,13 +28,13 @@ KERNEL = (1, 3, 3)
 
 
 def joint_mask(num_frames: int, num_images: int) -> Bool[np.ndarray, "f f"]:
-  """Which frame (row) may look at which (column) in a video followed by images.
+  """Returns which frame (row) may look at which (column) in a video, then images.
 
-  The frames of the video see each other; an image sees itself alone.
+  The frames of the video see each other; an image sees only itself.
 
   Args:
-    num_frames: Of the video.
-    num_images: How many follow it.
+    num_frames: Number of frames of the video.
+    num_images: Number of images that follow it.
   """
   mask = np.eye(num_frames + num_images, dtype=bool)
   mask[:num_frames, :num_frames] = True
@@ -42,7 +42,7 @@ def joint_mask(num_frames: int, num_images: int) -> Bool[np.ndarray, "f f"]:
 
 
 class UNet3D(nn.Module):
-  """Predicts from noised frames what it was trained to predict.
+  """Denoiser of videos; its output is read as the training target.
 
   The defaults are the paper's size for UCF101, about 1.17 billion parameters.
 
@@ -50,19 +50,21 @@ class UNet3D(nn.Module):
     model_channels: Width at full resolution.
     channel_mults: Width of each level, as multiples; each next level has half the
       height and width, and as many frames.
-    num_res_blocks: On each level of the way down; the way up has one more.
+    num_res_blocks: Residual blocks per level on the way down; the way up has one more.
     attention_factors: Downsampling factors of the levels where attention over space
       and over frames follows every residual block. The middle always has both.
-    head_channels: Channels of an attention head; every attended width must be a
-      multiple.
-    embedding_channels: Of the embedding of noise level and condition.
-    num_embedding_layers: Of the perceptron that makes it.
-    max_frames: Longest video; frames of shorter ones are as far apart as in it.
-    scale_shift: Whether the embedding scales and shifts what residual blocks
-      normalize; else it is added, which is all that the paper says.
-    dropout_rate: In residual blocks.
-    dtype: Of the computation; norms, softmax and the embedding are in float32.
-    remat: What the backward pass keeps of each block, a key of `remat.POLICIES`.
+    head_channels: Width of an attention head; every attended width must be a multiple.
+    embedding_channels: Width of the embedding of noise level and condition.
+    num_embedding_layers: Layers of the perceptron that makes the embedding.
+    max_frames: Number of frames of the longest video; frames of shorter ones are as far
+      apart as in it.
+    scale_shift: Whether the embedding scales and shifts normalized features in residual
+      blocks; else it is added, which is all that the paper says.
+    dropout_rate: Dropout rate in residual blocks.
+    dtype: Dtype of the computation; norms, softmax and embedding are in float32.
+    remat: Results of each block that the backward pass keeps, a key of
+      `remat.POLICIES`.
+    num_heads: Number of attention heads on every level, in place of `head_channels`.
   """
 
   model_channels: int = 256
@@ -77,6 +79,7 @@ class UNet3D(nn.Module):
   dropout_rate: float = 0.0
   dtype: DTypeLike | None = None
   remat: str = "none"
+  num_heads: int | None = None
 
   @nn.compact
   def __call__(
@@ -92,22 +95,29 @@ class UNet3D(nn.Module):
 
     Args:
       x: Noised frames; height and width divide by 2 ** (levels - 1).
-      logsnr: Noise level in nats, of an example or of each frame.
-      cond: Condition with `embedding_channels` features, of an example or of each
-        frame (see `conditioning`); zeros are the same as None.
-      num_images: How many frames, the last ones, are images: they see no other
-        frame and no other frame sees them.
+      logsnr: Noise level in nats, per example or per frame.
+      cond: Condition with `embedding_channels` features, per example or per frame (see
+        `conditioning`); zeros are equivalent to None.
+      num_images: Number of frames at the end that are images: they see no other frame
+        and no other frame sees them.
       train: Whether dropout is on.
 
     Returns:
       The prediction, float32.
     """
+    levels = Levels(
+      self.model_channels,
+      self.channel_mults,
+      self.num_res_blocks,
+      self.attention_factors,
+    )
+    levels.check_size(*x.shape[2:4])
     self._check(x, logsnr, cond, num_images)
     num_frames = x.shape[1] - num_images
     mask = jnp.asarray(joint_mask(num_frames, num_images)) if num_images else None
     embedding = self._embed(logsnr, cond)
 
-    def res(h, channels, name):
+    def residual(h, channels, name):
       block = ResBlock(
         channels,
         (KERNEL, KERNEL),
@@ -119,7 +129,7 @@ class UNet3D(nn.Module):
       return call_block(block, self.remat, h, embedding, train=train)
 
     def attend(h, name):
-      heads = count_heads(h.shape[-1], self.head_channels)
+      heads = count_heads(h.shape[-1], self.head_channels, self.num_heads)
       spatial = SpatialAttention(
         heads, self.dtype, float32_softmax=True, name=f"{name}_spatial_attention"
       )
@@ -129,40 +139,13 @@ class UNet3D(nn.Module):
       h = call_block(spatial, self.remat, h)
       return call_block(temporal, self.remat, h, mask)
 
-    def block(h, level, name):
-      h = res(h, self.model_channels * self.channel_mults[level], name)
-      return attend(h, name) if 2**level in self.attention_factors else h
-
-    def resample(h, strides, name):
-      return Conv(h.shape[-1], KERNEL, strides, dtype=self.dtype, name=name)(h)
-
-    h = Conv(self.model_channels, KERNEL, dtype=self.dtype, name="conv_in")(x)
-    skips = [h]
-    levels = range(len(self.channel_mults))
-    for level in levels:
-      for i in range(self.num_res_blocks):
-        h = block(h, level, f"down_{level}_{i}")
-        skips.append(h)
-      if level < levels[-1]:
-        h = resample(h, (1, 2, 2), f"downsample_{level}")
-        skips.append(h)
-    h = attend(res(h, h.shape[-1], "mid_0"), "mid")
-    h = res(h, h.shape[-1], "mid_1")
-    for level in reversed(levels):
-      for i in range(self.num_res_blocks + 1):
-        h = jnp.concatenate([h, skips.pop()], axis=-1)
-        h = block(h, level, f"up_{level}_{i}")
-      if level > 0:
-        h = resample(upsample_space(h), (1, 1, 1), f"upsample_{level}")
-    h = nn.silu(Norm(dtype=self.dtype, name="norm_out")(h))
-    zeros = nn.initializers.zeros
-    conv_out = Conv(
-      x.shape[-1], KERNEL, kernel_init=zeros, dtype=self.dtype, name="conv_out"
+    out_channels = x.shape[-1]
+    return walk(
+      x, levels, residual, attend, out_channels=out_channels, dtype=self.dtype
     )
-    return conv_out(h).astype(jnp.float32)
 
   def _embed(self, logsnr, cond):
-    """Returns `b d`, or `b f d` if one of the two is given for each frame."""
+    """Returns `b d`, or `b f d` if either argument is given per frame."""
     h = logsnr_sinusoidal(logsnr, self.model_channels)
     h = nn.Dense(self.embedding_channels, name="embed_0")(h)
     if cond is not None:
@@ -177,24 +160,17 @@ class UNet3D(nn.Module):
     return h
 
   def _check(self, x, logsnr, cond, num_images):
-    """Refuses sizes the network was not made for."""
-    _, frames, height, width, _ = x.shape
-    levels = len(self.channel_mults)
-    deepest = 2 ** (levels - 1)
-    if height % deepest or width % deepest:
-      raise UserError(
-        f"a U-Net of {levels} levels (channel_mults) needs a height and width"
-        f" divisible by {deepest}, given {height}x{width}"
-      )
+    """Raises UserError on shapes that the network was not made for."""
+    frames, levels = x.shape[1], len(self.channel_mults)
     unknown = set(self.attention_factors) - {2**level for level in range(levels)}
     if unknown:
       raise UserError(
-        f"attention_factors has {sorted(unknown)}, and {levels} levels"
-        f" (channel_mults) have the factors {[2**level for level in range(levels)]}"
+        f"attention_factors has {sorted(unknown)}; the {levels} levels of channel_mults"
+        f" have the factors {[2**level for level in range(levels)]}"
       )
     if not 0 <= num_images <= frames:
       raise UserError(
-        f"num_images={num_images}: of {frames} frames 0 to {frames} can be images"
+        f"num_images={num_images}: expected 0 to {frames} of {frames} frames"
       )
     if frames - num_images > self.max_frames:
       raise UserError(
@@ -204,8 +180,8 @@ class UNet3D(nn.Module):
     per_example, per_frame = x.shape[:1], x.shape[:2]
     if logsnr.shape not in (per_example, per_frame):
       raise UserError(
-        f"logsnr has the shape {logsnr.shape}; expected {per_example}, one for each"
-        f" example, or {per_frame}, one for each frame"
+        f"logsnr has the shape {logsnr.shape}; expected {per_example}, one per example,"
+        f" or {per_frame}, one per frame"
       )
     d = self.embedding_channels
     if cond is not None and cond.shape not in ((*per_example, d), (*per_frame, d)):

@@ -1,12 +1,11 @@
-"""VGG16 and AlexNet up to their last convolutions, for what lies between the layers.
+"""VGG16 and AlexNet up to their last convolutions, for their intermediate features.
 
 Simonyan & Zisserman 2014 (arXiv:1409.1556), configuration D; Krizhevsky 2014
-(arXiv:1404.5997). Trained to name the objects of ImageNet, and only ever evaluated
-here. Both return the five feature maps that a perceptual distance compares
-(`perceptual.py`).
+(arXiv:1404.5997). Trained to classify ImageNet, and only evaluated here. Both return
+the five feature maps that a perceptual distance compares (`perceptual.py`).
 
-The weights are torchvision's. Their layers keep torchvision's numbers in
-`features`, where activations and poolings are counted too.
+The weights are torchvision's. Layers keep torchvision's numbers in `features`, which
+count activations and poolings too.
 """
 
 from collections.abc import Mapping
@@ -20,7 +19,7 @@ import numpy as np
 from lamd_jax.nn.conv import Conv
 from lamd_jax.types import Params, UserError
 
-# Channels, and the numbers of the convolutions, of each block; pooling is between.
+# Channels and numbers of the convolutions of each block; pooling lies in between.
 _VGG16_BLOCKS = (
   (64, (0, 2)),
   (128, (5, 7)),
@@ -33,10 +32,10 @@ _ALEXNET_LAYERS = ((64, 11, 0), (192, 5, 3), (384, 3, 6), (256, 3, 8), (256, 3, 
 
 
 class VGG16(nn.Module):
-  """Images to the activations at the end of each block: `relu1_2` to `relu5_3`."""
+  """VGG16, with the activations at the end of each block: `relu1_2` to `relu5_3`."""
 
   channels = tuple(channels for channels, _ in _VGG16_BLOCKS)
-  min_size = 16  # Pixels a side: fewer leave nothing to the last block.
+  min_size = 16  # Pixels a side; fewer leave nothing for the last block.
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
@@ -56,10 +55,10 @@ class VGG16(nn.Module):
 
 
 class AlexNet(nn.Module):
-  """Images to the activations after each convolution: `relu1` to `relu5`."""
+  """AlexNet, with the activations after each convolution: `relu1` to `relu5`."""
 
   channels = tuple(channels for channels, *_ in _ALEXNET_LAYERS)
-  min_size = 31  # Pixels a side: fewer leave nothing to the second pooling.
+  min_size = 31  # Pixels a side; fewer leave nothing for the second pooling.
 
   @nn.compact
   def __call__(self, x: Float[Array, "b h w 3"]) -> list[Float[Array, "b _ _ _"]]:
@@ -75,7 +74,7 @@ class AlexNet(nn.Module):
         x = nn.max_pool(x, (3, 3), (2, 2))
       if maps:
         x = Conv(channels, (size, size), name=name)(x)
-      else:  # Two pixels on each side, which "SAME" gives at some sizes only.
+      else:  # Two pixels on each side; "SAME" gives that at some sizes only.
         x = nn.Conv(channels, (size, size), (4, 4), padding=2, name=name)(x)
       x = nn.relu(x)
       maps.append(x)
@@ -85,15 +84,15 @@ class AlexNet(nn.Module):
 def from_torchvision(
   network: VGG16 | AlexNet, arrays: Mapping[str, np.ndarray]
 ) -> Params:
-  """Parameters of a network from torchvision's state dict of it.
+  """Reads the parameters of a network from torchvision's state dict.
 
   Args:
-    network: Which to read.
-    arrays: By name (`features.0.weight`), with kernels `o c h w`. Others than the
-      convolutions', as the classifier's, are passed over.
+    network: Network to read.
+    arrays: Arrays by name (`features.0.weight`), with kernels `o c h w`. Arrays other
+      than the convolutions', such as the classifier's, are ignored.
 
   Raises:
-    UserError: An array is missing, or of the size of another network.
+    UserError: An array is missing, or belongs to another network.
   """
   x = jnp.zeros((1, network.min_size, network.min_size, 3))
   expected = jax.eval_shape(network.init, jax.random.key(0), x)["params"]
@@ -111,15 +110,15 @@ def from_torchvision(
 def named_array(
   arrays: Mapping[str, np.ndarray], name: str, shape: tuple[int, ...]
 ) -> Float[np.ndarray, "..."]:
-  """One array of a state dict, as float32.
+  """Returns an array of a state dict, as float32.
 
   Args:
-    arrays: By name.
-    name: Which.
-    shape: What it must have.
+    arrays: Arrays by name.
+    name: Name of the array.
+    shape: Shape that the array must have.
 
   Raises:
-    UserError: It is missing, or of another shape.
+    UserError: The array is missing or has another shape.
   """
   if name not in arrays:
     found = ", ".join([*sorted(arrays)[:3], *["..."] * (len(arrays) > 3)])

@@ -1,8 +1,8 @@
-"""Words of a closed vocabulary to condition tokens, trained with who reads them.
+"""Word encoder: a closed vocabulary to condition tokens, trained with the generator.
 
-The text encoder of MAGE (Hu et al. 2022, arXiv:2112.02815), which LaMD's authors made
-before for the same captions: embeddings of words and places, then a transformer with
-a norm after each residual. LaMD's paper gives the 512 features of its text alone.
+The text encoder of MAGE (Hu et al. 2022, arXiv:2112.02815), an earlier system of LaMD's
+authors for the same captions: embeddings of words and positions, then a transformer
+with a norm after each residual. LaMD's paper only gives its 512 text features.
 """
 
 import flax.linen as nn
@@ -12,7 +12,7 @@ from jaxtyping import Array, Int
 from lamd_jax.models.conditioning import Tokens
 from lamd_jax.models.text_encoder import Block
 
-PAD = 0  # The word that fills captions up.
+PAD = 0  # The padding word.
 EPSILON = 1e-5
 
 
@@ -20,13 +20,13 @@ class WordEncoder(nn.Module):
   """A transformer over the words of a caption, about 6.6 M parameters.
 
   Attributes:
-    num_words: Of the vocabulary; words run from 0, padding, to `num_words - 1`.
-    features: Of the tokens.
-    width: Of the transformer.
-    num_blocks: Of the transformer.
-    num_heads: Of each block.
-    hidden_channels: Of the MLPs.
-    dropout_rate: Of embeddings and in the blocks.
+    num_words: Size of the vocabulary, word 0, padding, included.
+    features: Width of the tokens.
+    width: Width of the transformer.
+    num_blocks: Number of transformer blocks.
+    num_heads: Number of attention heads in each block.
+    hidden_channels: Width of the MLPs' hidden layers.
+    dropout_rate: Dropout rate of the embeddings and in the blocks.
   """
 
   num_words: int
@@ -39,14 +39,14 @@ class WordEncoder(nn.Module):
 
   @nn.compact
   def __call__(self, words: Int[Array, "b n"], *, train: bool = False) -> Tokens:
-    """Reads captions, all filled up to the length that it is trained with.
+    """Encodes captions, all padded to the length used in training.
 
     Args:
       words: Numbers of words.
       train: Whether dropout is on.
 
     Returns:
-      A token for each word; those of padding are masked.
+      A token per word; padding is masked.
     """
     mask = words != PAD
     normal = nn.initializers.normal(0.02)

@@ -1,4 +1,4 @@
-"""Where in a network numbers stop being numbers."""
+"""Locates the module of a network whose output is not finite."""
 
 from collections.abc import Callable
 from typing import Any
@@ -9,17 +9,19 @@ import jax.numpy as jnp
 
 
 def make_probe(fn: Callable[..., Any]) -> Callable[..., str]:
-  """Returns a function that names the first linen module to give something not finite.
+  """Returns a function that names the first linen module with a non-finite output.
 
-  It runs `fn` and looks at what each module in it gives; the innermost come first,
-  as they are done first. Inside of scans and rematerialisation too.
+  It runs `fn` and checks the output of every module inside; inner modules finish, and
+  so are named, before those around them. Modules under rematerialisation are seen too,
+  and those in a `flax.linen.scan` with `check_constancy_invariants=False`: its check
+  refuses the callbacks that report from the device.
 
   Args:
     fn: A pure function that applies modules. It is compiled at the first call.
 
   Returns:
-    A function of the same arguments. It gives a module's path and class, such as
-    "encoder/blocks_0/conv (Conv)"; "" if all is finite.
+    A function of the same arguments, which returns the path and class of a module, such
+    as "encoder/blocks_0/conv (Conv)", or "" if everything is finite.
   """
   names: list[str] = []
   seen: set[int] = set()
@@ -49,7 +51,7 @@ def make_probe(fn: Callable[..., Any]) -> Callable[..., str]:
   def probe(*args: Any) -> str:
     seen.clear()
     jax.block_until_ready(compiled(*args))
-    jax.effects_barrier()  # The notes have arrived.
+    jax.effects_barrier()  # All notes have arrived.
     return names[min(seen)] if seen else ""
 
   return probe

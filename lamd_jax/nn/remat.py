@@ -1,8 +1,7 @@
-"""What the backward pass keeps of the forward pass, and what it computes again.
+"""Rematerialisation: which results the backward pass keeps and which it recomputes.
 
-Rematerialisation (Chen et al. 2016, arXiv:1604.06174) trades arithmetic for memory. It
-changes neither parameters nor results, so a policy may change in the middle of a
-training.
+It trades arithmetic for memory (Chen et al. 2016, arXiv:1604.06174) and changes neither
+parameters nor results, so the policy may change in the middle of a training run.
 """
 
 from collections.abc import Callable
@@ -13,13 +12,13 @@ import jax
 
 from lamd_jax.nn.conv import RESULT
 
-# Name -> which results inside a block are kept, from the most memory to the least. What
-# enters a block is kept always; "none" is no rematerialisation.
+# Name -> which results inside a block are kept, from the most memory to the least. The
+# input of a block is always kept; "none" is no rematerialisation.
 POLICIES: dict[str, Callable[..., Any] | None] = {
   "none": None,
-  # Convolutions and products with weights. What is computed again is elementwise, but
-  # for attention's own products: its scores, of every pixel with every pixel, would
-  # take as much memory as this saves.
+  # Keeps convolutions and products with weights. Elementwise results are recomputed,
+  # and attention's own products are too: its scores, of every pixel with every pixel,
+  # would take as much memory as this saves.
   "elementwise": jax.checkpoint_policies.save_from_both_policies(
     jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
     jax.checkpoint_policies.save_only_these_names(RESULT),
@@ -29,13 +28,13 @@ POLICIES: dict[str, Callable[..., Any] | None] = {
 
 
 def call_block(block: nn.Module, policy: str, *args: Any, **static: Any) -> Any:
-  """Calls a block of a network; its backward pass keeps what the policy says.
+  """Calls a block of a network, rematerialized by a policy.
 
   Args:
-    block: A module, bound to the one that calls it.
+    block: The module to call, bound to the calling module.
     policy: A key of `POLICIES`.
-    *args: Arrays, or None.
-    **static: What is no array, such as `train`.
+    *args: Arrays or None.
+    **static: Arguments that are not arrays, such as `train`.
   """
   if POLICIES[policy] is None:
     return block(*args, **static)  # pyright: ignore[reportCallIssue]

@@ -1,15 +1,15 @@
 """Curves of a report, drawn as SVG elements that take their colours from the page."""
 
-import html
 import io
 import re
 from typing import Any
 
+from markupsafe import Markup, escape
 import matplotlib
 from matplotlib import figure, ticker
 import numpy as np
 
-# Stand-ins for colours that the page decides: matplotlib has no "currentColor".
+# Placeholders for colours that the page decides: matplotlib has no "currentColor".
 COLOURS = {
   "#010203": "currentColor",
   "#010204": "var(--accent)",
@@ -18,13 +18,16 @@ COLOURS = {
 INK, LINE, RAW = COLOURS
 
 
-def curve_svg(steps: list[int], values: list[float], label: str) -> str:
+def curve_svg(steps: list[int], values: list[float], label: str) -> Markup:
   """Draws one curve as an SVG element that takes its colours from the page.
 
   Args:
-    steps: Ascending.
-    values: Finite, as many.
-    label: What a screen reader says of it.
+    steps: Two or more steps, ascending.
+    values: The finite value at each step.
+    label: The description for screen readers.
+
+  Returns:
+    Safe markup: of the arguments only `label` is text, and it is escaped.
   """
   x, y = np.asarray(steps), np.asarray(values)
   keep = np.unique(np.linspace(0, len(x) - 1, 800).astype(int))
@@ -36,7 +39,7 @@ def curve_svg(steps: list[int], values: list[float], label: str) -> str:
     axes = drawing.subplots()
     smoothed = _smooth(y)
     raw = RAW if smoothed is not None else LINE
-    axes.plot(x[keep], y[keep], color=raw, lw=1.0, marker="." if len(x) == 1 else "")
+    axes.plot(x[keep], y[keep], color=raw, lw=1.0)
     if smoothed is not None:
       axes.plot(x[keep], smoothed[keep], color=LINE, lw=1.8)
     plain = ticker.FuncFormatter(lambda value, _: f"{value:g}")
@@ -60,13 +63,13 @@ def curve_svg(steps: list[int], values: list[float], label: str) -> str:
   svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # Else the ids of all curves collide.
   svg = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", svg)
   svg = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg)
-  for stand_in, colour in COLOURS.items():
-    svg = svg.replace(stand_in, colour)
-  return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(label)}"', 1)
+  for placeholder, colour in COLOURS.items():
+    svg = svg.replace(placeholder, colour)
+  return Markup(svg.replace("<svg", f'<svg role="img" aria-label="{escape(label)}"', 1))
 
 
 def _smooth(y: np.ndarray) -> np.ndarray | None:
-  """A running mean over a fiftieth of the curve; None for a short one."""
+  """Returns the running mean over a fiftieth of the curve; None for a short one."""
   width = len(y) // 50
   if width < 2:
     return None

@@ -38,7 +38,7 @@ class Losses:
       entries of its latent; or "pixels", the number of its pixel values, as in latent
       diffusion's code, which sums both terms. "pixels" weighs the KL some hundred times
       less, and then a beta of 1e-2 keeps no appearance out of LaMD's motion
-      (`configs/README.md`).
+      (`configs/RESULTS.md`).
     perceptual: The frozen network that measures a perceptual distance of videos:
       "lpips_vgg", the paper's; or "i3d", which is not LPIPS, but sees motion and costs
       far less on small machines.

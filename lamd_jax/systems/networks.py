@@ -18,13 +18,13 @@ def apply(model: Any, params: Params, *args, **kwargs) -> Any:
   return model.apply({"params": params}, *args, **kwargs)
 
 
-def compute_dtype(config: Config) -> jnp.dtype:
+def compute_dtype(name: str) -> jnp.dtype:
   """Returns the dtype that networks compute in; parameters are always float32."""
-  check_choice(config.compute_dtype, DTYPES, "compute_dtype")
-  return jnp.dtype(DTYPES[config.compute_dtype])
+  check_choice(name, DTYPES, "compute_dtype")
+  return jnp.dtype(DTYPES[name])
 
 
 def of_computation(config: Config) -> dict[str, Any]:
   """Returns the fields of a network that say how it computes, not what it computes."""
   check_choice(config.run.remat, POLICIES, "run.remat")
-  return {"dtype": compute_dtype(config), "remat": config.run.remat}
+  return {"dtype": compute_dtype(config.compute_dtype), "remat": config.run.remat}

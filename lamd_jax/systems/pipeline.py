@@ -1,4 +1,4 @@
-"""What jobs know of a system that makes videos: a request in, segments of frames out.
+"""Pipelines, all that jobs know of a system: a request in, segments of frames out.
 
 A pipeline holds trained stages and turns a `Request` into segments, in order, each as
 soon as it is done. Segment i draws its noise from `fold_in(key, i)`, and finished
@@ -38,7 +38,7 @@ class Trained(NamedTuple):
     stage: The stage, around the frozen parts it needs.
     params: Averaged parameters; they lie on the devices.
     statistics: Numbers measured after its training.
-    meta: What its checkpoint says, such as the frame rate, `fps`.
+    meta: Meta of its checkpoint, such as the frame rate, `fps`.
   """
 
   stage: Stage
@@ -47,8 +47,20 @@ class Trained(NamedTuple):
   meta: Mapping[str, Any]
 
 
+@runtime_checkable
+class Stages(Protocol):
+  """Trained stages by name; looking one up may be what restores it.
+
+  No mapping: to check the values of one, type checkers look them up.
+  """
+
+  def __getitem__(self, stage: str, /) -> Trained:
+    """Returns a stage."""
+    ...
+
+
 class Devices(NamedTuple):
-  """How a pipeline uses the devices, whatever their number.
+  """The devices, whatever their number, as a pipeline uses them.
 
   Attributes:
     put: Moves a batch from the host to the devices, examples spread over them.
@@ -84,7 +96,7 @@ class Request(NamedTuple):
 
 
 class Reading(NamedTuple):
-  """How the frames that a task begins with are to be read.
+  """Format of the frames that a task begins with.
 
   Attributes:
     resolution: Height and width to which frames are brought.
@@ -112,7 +124,7 @@ class Segment(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """What a request comes to, known before anything is computed.
+  """Size of the result of a request, known before anything is computed.
 
   Attributes:
     num_frames: Frames of each resulting video.
@@ -131,7 +143,7 @@ class Pipeline(Protocol):
 
   @property
   def tasks(self) -> Mapping[str, str]:
-    """What each task makes and needs: for help and for error messages."""
+    """Tasks by name, each with its result and what it needs."""
     ...
 
   def reading(self, task: str, options: Mapping[str, Any]) -> Reading | None:
@@ -179,7 +191,7 @@ class Sampler:
 
     Args:
       trained: The stage and its parameters, which are inputs of the program.
-      devices: Where to sample.
+      devices: The devices to sample on.
       batch_size: Clips sampled together; brought up to a multiple of the devices.
       on_step: Called on the host after each denoising step.
     """
@@ -228,7 +240,7 @@ class WindowPipeline:
     system: Name of the system, for messages.
     clip: Size of the model's clips.
     generator: The trained stage that makes videos.
-    devices: Where to sample.
+    devices: The devices to sample on.
     batch_size: Whole clips sampled together at most.
     upsamples: Whether the generator can be told a low resolution.
   """
@@ -432,10 +444,10 @@ class WindowPipeline:
 
 
 class _Windows(NamedTuple):
-  """How a task is done by windows.
+  """A task as windows to fill.
 
   Attributes:
-    whole: What is known of the frames that windows fill.
+    whole: Known part of the frames that windows fill.
     window: Frames of a window.
     overlap: Frames that neighbouring windows share.
     plan: The result.

@@ -131,6 +131,20 @@ class PrecomputingStage(Stage, Protocol):
     ...
 
 
+@runtime_checkable
+class MeasuredStage(Stage, Protocol):
+  """A stage whose latents are measured once, after the last update.
+
+  Stages that need it find the result in `Part.statistics`; see `first_stage`.
+  """
+
+  def measure(
+    self, params: Params, batch: Batch, key: PRNGKey
+  ) -> Float[Array, "b *s c"]:
+    """Returns the latents of a batch, before any normalization."""
+    ...
+
+
 def make_probe() -> Callable[[Stage, Params, Batch, PRNGKey], str]:
   """Returns a function that names the first module where a loss becomes non-finite.
 

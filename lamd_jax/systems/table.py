@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 
 from lamd_jax.systems.lamd import dmg, mcd_vae
 from lamd_jax.systems.lamd import pipeline as lamd_pipeline
-from lamd_jax.systems.pipeline import Devices, Pipeline, Trained
+from lamd_jax.systems.pipeline import Devices, Pipeline, Stages
 from lamd_jax.systems.stage import Part, Stage
 from lamd_jax.systems.vdm import base
 from lamd_jax.systems.vdm import pipeline as vdm_pipeline
@@ -42,7 +42,7 @@ class System(NamedTuple):
 
   name: str
   stages: Mapping[str, StageSpec]
-  pipeline: Callable[[Config, Mapping[str, Trained], Devices], Pipeline]
+  pipeline: Callable[[Config, Stages, Devices], Pipeline]
 
 
 SYSTEMS = {
@@ -54,7 +54,7 @@ SYSTEMS = {
         "mcd_vae": StageSpec(mcd_vae.make_mcd_vae, output="reconstruction"),
         "dmg": StageSpec(dmg.make_dmg, needs=("mcd_vae",), output="sample"),
       },
-      lamd_pipeline.make_pipeline,
+      lamd_pipeline.LaMDPipeline,
     ),
     System(
       "vdm",

@@ -1,10 +1,9 @@
-"""Videos longer than a model's, by windows that share frames.
+"""Videos longer than the model's clips, in windows that share frames.
 
-A model of one window of frames extends, interpolates and upsamples a video of any
-length if it can be told which frames of the window are known (Ho et al. 2022,
-arXiv:2204.03458, section 3.1): whatever the task, a frame is known or is not, and may
-be known in a low resolution. Windows are filled in order, and what one has filled is
-known to the next.
+A model of one window can extend, interpolate and upsample a video of any length if it
+can be told which frames of the window are known (Ho et al. 2022, arXiv:2204.03458,
+section 3.1). Whatever the task, a frame is known or not, and it may be known in a low
+resolution. Windows are filled in order; frames filled by one are known to the next.
 """
 
 from collections.abc import Callable, Iterator, MutableMapping
@@ -18,13 +17,14 @@ from lamd_jax.types import PRNGKey, UserError
 
 
 class Window(NamedTuple):
-  """What is known of one window; of `low` only where there is a low resolution.
+  """Known frames of one window, in full and in low resolution.
 
   Attributes:
-    video: Frames in [-1, 1]; anything where they are not known.
-    is_known: Which frames are known.
-    low: Frames in a lower resolution, in [-1, 1]; anything where there are none.
-    has_low: Of which frames there is one.
+    video: Frames in [-1, 1]; arbitrary where unknown.
+    is_known: True for known frames.
+    low: Frames in a lower resolution, in [-1, 1]; arbitrary where there is none. None
+      if no frame has one.
+    has_low: True for frames with a low resolution.
   """
 
   video: Float[np.ndarray, "b f h w c"]
@@ -72,7 +72,7 @@ def fill(
   Args:
     sample: Draws one window.
     key: Each window draws from a key of its own.
-    whole: What is known of the video. Changed: frames are filled in, and known then.
+    whole: Known frames of the video. Modified: filled frames become known.
     window: Frames of a window.
     overlap: Frames that neighbouring windows share.
     keep: Sampled windows by number: those in it are not sampled again, new ones are

@@ -1,1 +1,1 @@
-"""What any training loop needs; knows no system."""
+"""Building blocks of a training loop, independent of any system."""

@@ -1,8 +1,8 @@
-"""Which examples each update saw, so that the order of two runs can be compared.
+"""A record of the examples in each update, to compare the data order of runs.
 
-Each process writes the rows that it gave to the batch, in a file of its own in the
-stage's folder. The order itself depends on the seed and the number of the update
-alone, whatever the number of processes: this is how to see that.
+Each process writes the rows it contributed to the batch to its own file in the stage's
+folder. The order depends on the seed and the number of the update alone, whatever the
+number of processes; these files let anyone verify it.
 """
 
 from collections.abc import Sequence
@@ -24,14 +24,14 @@ NAME = "examples_{}.jsonl"
 
 
 class Log:
-  """Writes a line for each update; use it as a context manager."""
+  """File with a line for each update, to be used as a context manager."""
 
   def __init__(self, folder: Folder, rows: Sequence[int], *, is_on: bool):
-    """Opens the file to append to it.
+    """Opens the file for appending.
 
     Args:
-      folder: Of the stage.
-      rows: Which rows of the global batch this process gives, in their order.
+      folder: Folder of the stage.
+      rows: Rows of the global batch that this process contributes, in order.
       is_on: Whether to write at all.
     """
     self._folder = pathlib.Path(folder)
@@ -42,11 +42,11 @@ class Log:
         self._file = open_to_append(self._folder / NAME.format(jax.process_index()))
 
   def write(self, step: int, index: Int[np.ndarray, " b"]) -> None:
-    """Notes the examples that this process gave to an update.
+    """Records the examples that this process contributed to an update.
 
     Args:
-      step: Updates made, this one included.
-      index: Number of each row's video.
+      step: Number of updates made, this one included.
+      index: Index of each row's video in the source.
     """
     if self._file is None:
       return
@@ -65,17 +65,17 @@ class Log:
 
 
 def read(folder: Folder) -> dict[int, list[int]]:
-  """Returns the examples of each update in the order of their rows, by its number.
+  """Returns the examples of each update, by its number, in the order of their rows.
 
-  A run that was interrupted makes some updates again, perhaps with another number of
-  processes: in each file a later line for an update replaces earlier ones, and what
-  files say of the same row must agree. A line cut off by a kill is left out.
+  An interrupted run repeats some updates, perhaps with another number of processes.
+  Within a file, a later line for an update replaces earlier ones; different files must
+  agree on every row. A line truncated by a kill is ignored.
 
   Args:
-    folder: Of a stage.
+    folder: Folder of a stage.
 
   Raises:
-    UserError: Files disagree on a row, or one is missing in an update.
+    UserError: Files disagree on a row, or an update lacks a row.
   """
   rows: dict[int, dict[int, int]] = {}
   for path in sorted(pathlib.Path(folder).glob(NAME.format("*"))):
@@ -92,13 +92,13 @@ def read(folder: Folder) -> dict[int, list[int]]:
       for row, number in by_row.items():
         if known.setdefault(row, number) != number:
           raise UserError(
-            f"{path}: row {row} of update {step} is example {number}, in another file"
-            f" it is {known[row]}; the runs in this folder had other data or seeds"
+            f"{path}: row {row} of update {step} is example {number}, but {known[row]}"
+            " in another file; the runs in this folder had different data or seeds"
           )
   for step, known in rows.items():
     if sorted(known) != list(range(len(known))):
       raise UserError(
-        f"{os.fspath(folder)}: the examples of update {step} are not all there;"
+        f"{os.fspath(folder)}: some examples of update {step} are missing;"
         " expected the files of all processes in one folder"
       )
   return {

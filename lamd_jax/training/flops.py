@@ -1,10 +1,10 @@
-"""Arithmetic of a function, counted from its jaxpr; and what devices can do.
+"""FLOPs of a function, counted from its jaxpr, and the peak rates of devices.
 
-Counted are the multiplications and additions of matrix products and convolutions, two
-for each pair, as is usual for model FLOPs; of convolutions only those that meet an
-entry of the input, none in the padding or between dilated entries. Everything else is
-elementwise and limited by memory. Nothing is compiled, so the count is the same for
-every platform; where code differs between platforms, the accelerators' is counted.
+As is usual for model FLOPs, only matrix products and convolutions count, with two
+operations for each multiply-add. For convolutions, taps that fall in the padding or
+between dilated entries do not count. Everything else is elementwise and limited by
+memory. Nothing is compiled, so the count is the same on every platform; where code
+differs between platforms, the accelerators' branch is counted.
 """
 
 from collections.abc import Callable, Iterator
@@ -18,26 +18,26 @@ import numpy as np
 
 
 class Peak(NamedTuple):
-  """What a device can do at best, by its vendor's data sheet.
+  """Peak rates of a device, from its vendor's data sheet.
 
   Attributes:
-    flops: Of dense bfloat16 products in a second, without sparsity.
-    bandwidth: Bytes of its memory in a second.
+    flops: FLOPs per second of dense bfloat16 products, without sparsity.
+    bandwidth: Memory bandwidth in bytes per second.
   """
 
   flops: float
   bandwidth: float
 
 
-# Beginnings of `jax.Device.device_kind`, the more special before the more general.
+# Keys are prefixes of `jax.Device.device_kind`, the more specific ones first.
 PEAKS = {
   # cloud.google.com/tpu/docs: v4, v5e, v5p, v6e, tpu7x ("key chip specifications").
   "TPU v4": Peak(275e12, 1228e9),
   "TPU v5 lite": Peak(197e12, 819e9),
   "TPU v5": Peak(459e12, 2765e9),
   "TPU v6": Peak(918e12, 1640e9),
-  # nvidia.com: data sheets of A100, H100, H200 and of HGX B200, halved where they
-  # give the rate with sparsity.
+  # nvidia.com: data sheets of A100, H100, H200 and HGX B200, halved where they state
+  # the rate with sparsity.
   "NVIDIA A100-SXM4-40GB": Peak(312e12, 1555e9),
   "NVIDIA A100-PCIE-40GB": Peak(312e12, 1555e9),
   "NVIDIA A100 80GB PCIe": Peak(312e12, 1935e9),
@@ -50,30 +50,30 @@ PEAKS = {
 
 
 def peak(device_kind: str) -> Peak | None:
-  """Returns what a kind of device can do; None if that is not known, as of a CPU."""
+  """Returns the peak rates of a kind of device; None if unknown, such as for a CPU."""
   return next((x for kind, x in PEAKS.items() if device_kind.startswith(kind)), None)
 
 
 def count_flops(fn: Callable[..., Any], *args: Any) -> float:
-  """Returns the floating-point operations of one call of a function.
+  """Counts the floating-point operations of one call of a function.
 
-  A loop whose length is not known before it runs is counted once, with a warning; of
-  branches the most expensive one counts. Rematerialised parts count as often as they
-  are computed: for the utilisation of a device by a model, count without.
+  A loop of unknown length counts as one iteration, with a warning; among branches, the
+  most expensive one counts. Rematerialized parts count as often as they are computed:
+  to measure utilization (MFU), count the function without rematerialization.
 
   Args:
-    fn: Traced, not run; it may be compiled by `jax.jit`.
-    *args: Of it; arrays or `jax.ShapeDtypeStruct`s.
+    fn: Function to trace; it is not run. It may be a `jax.jit` function.
+    *args: Arguments of the function, as arrays or `jax.ShapeDtypeStruct`s.
   """
-  # Options of a compiled function are for the outermost one alone, so it stays that.
+  # Compiler options are allowed on the outermost `jit` only, so it is not wrapped.
   traced: Any = fn if hasattr(fn, "trace") else jax.jit(fn)
   return _count(traced.trace(*args).jaxpr.jaxpr)
 
 
 def _count(jaxpr: core.Jaxpr) -> float:
-  """Sums over equations, but for those whose results nobody needs."""
+  """Sums over the equations whose results are needed."""
   total = 0.0
-  # What chooses between platforms, and between which.
+  # Variables that select between platforms, each with its platforms.
   platforms = {
     eqn.outvars[0]: eqn.params["platforms"]
     for eqn in jaxpr.eqns
@@ -82,7 +82,7 @@ def _count(jaxpr: core.Jaxpr) -> float:
   needed = {x for x in jaxpr.outvars if isinstance(x, core.Var)}
   for eqn in reversed(jaxpr.eqns):
     if needed.isdisjoint(eqn.outvars) and not eqn.effects:
-      continue  # Such as the forward pass inside a gradient; compilers drop it too.
+      continue  # Such as a forward pass in a gradient; compilers drop it too.
     needed |= {x for x in eqn.invars if isinstance(x, core.Var)}
     params = eqn.params
     match eqn.primitive.name:
@@ -110,18 +110,17 @@ def _count(jaxpr: core.Jaxpr) -> float:
 
 
 def _inside(values: Any) -> Iterator[core.Jaxpr]:
-  """The programs that an equation calls: jit, remat, custom derivatives."""
+  """Yields the jaxprs that an equation calls: jit, remat, custom derivatives."""
   for value in values:
-    if isinstance(value, core.ClosedJaxpr):
-      yield value.jaxpr
-    elif isinstance(value, core.Jaxpr):
-      yield value
+    jaxpr = getattr(value, "jaxpr", value)  # Inside a closed one.
+    if isinstance(jaxpr, core.Jaxpr):
+      yield jaxpr
     elif isinstance(value, tuple | list):
       yield from _inside(value)
 
 
 def _product(eqn: Any) -> float:
-  """Two for each entry of the result and each entry that is summed over."""
+  """Counts a matrix product: two per entry of the result and entry summed over."""
   (contracted, _), _ = eqn.params["dimension_numbers"]
   lhs = eqn.invars[0].aval.shape
   return (
@@ -130,7 +129,7 @@ def _product(eqn: Any) -> float:
 
 
 def _convolution(eqn: Any) -> float:
-  """Two for each channel in and out, and each pair of places that meet."""
+  """Counts a convolution: two per pair of channels and pair of meeting positions."""
   params = eqn.params
   numbers = params["dimension_numbers"]
   lhs, rhs = (x.aval.shape for x in eqn.invars)
@@ -149,13 +148,13 @@ def _convolution(eqn: Any) -> float:
       params["rhs_dilation"][axis],
     )
   batch, out_channels = (out[i] for i in numbers.out_spec[:2])
-  # Of the kernel: what one group sees. Groups of the batch share the examples.
+  # The kernel has the channels of one group. Batch groups share the examples.
   in_channels = rhs[numbers.rhs_spec[1]]
   return 2.0 * batch * out_channels * in_channels * pairs
 
 
 def _meetings(size, kernel, out, stride, before, lhs_dilation, rhs_dilation) -> int:
-  """Along one axis: how often an entry of the kernel meets one of the input."""
+  """Counts along one axis how often a kernel entry meets an input entry."""
   place = np.arange(out)[:, None] * stride + np.arange(kernel) * rhs_dilation - before
   real = (place >= 0) & (place <= (size - 1) * lhs_dilation)
   return int((real & (place % lhs_dilation == 0)).sum())

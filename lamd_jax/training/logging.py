@@ -1,16 +1,17 @@
-"""The record of a training: a progress bar, a file of scalars, TensorBoard, wandb.
+"""Training logs: a progress bar, a file of scalars, TensorBoard, wandb.
 
-Beside what the loss gives, each logged step says how fast it goes and what holds it
-up (over the steps since the one before, saving and drawing included):
+In addition to the scalars of the loss, each logged step records how fast training runs
+and what slows it down, over the steps since the previous one, saving and drawing
+included:
 
 steps_per_second
 examples_per_second_per_device
-data_wait          fraction of the time in which the loop waited for its next batch
-flops_per_second   of the model, over all devices; where their number is known
-mfu                the same as a fraction of what the devices can do, where it is known
-device_memory_gb   the most in use on a device of this process so far; where devices do
-                   not tell (CPU), host_memory_gb, of the process
-compile_seconds    of the first update of a run, in its first line only
+data_wait          fraction of the time the loop spent waiting for its next batch
+flops_per_second   model FLOPs per second over all devices, if they have been counted
+mfu                the same as a fraction of the devices' peak, if that is known
+device_memory_gb   peak memory of this process's devices so far; if devices do not
+                   report theirs (CPU), host_memory_gb, the peak of the process
+compile_seconds    time of the first update of a run, in its first line only
 """
 
 from collections.abc import Iterator, Mapping
@@ -40,21 +41,21 @@ from lamd_jax.training import memory, wandb_run
 Folder = str | os.PathLike[str]
 SCALARS = "scalars.jsonl"
 TENSORBOARD = "tensorboard"
-NOTABLE_WAIT = 0.1  # Fraction of the time that is worth a word on the screen.
+NOTABLE_WAIT = 0.1  # Fraction of waiting from which the progress mentions it.
 
 
 class Log:
-  """Shows and records how one stage's training goes, in the stage's folder.
+  """Log of one stage's training, to be used as a context manager.
 
-  Metrics stay on the devices until a step is logged, and that is when the next one is
-  on its way: while the host writes, the devices have work. A logged scalar is the mean
-  over the updates since the last logged step. On a terminal there is a progress bar,
-  elsewhere (a file, a batch system) a plain line now and then. Use it as a context
-  manager. Of several processes only the first writes.
+  Metrics stay on the devices until a step is logged, which happens only after the next
+  update has been dispatched: the devices are busy while the host writes. A logged
+  scalar is the mean over the updates since the previous logged step. Progress is a bar
+  on a terminal, and an occasional line elsewhere (in a file, in a batch job). Only the
+  first of several processes writes.
 
   Attributes:
-    scalars: The last logged step's, on the host; empty before the first.
-    window: Number and metrics of each update that the last call logged.
+    scalars: Scalars of the last logged step, on the host; empty before the first.
+    window: Number and metrics of each update that the last call of `step` logged.
   """
 
   def __init__(
@@ -70,18 +71,18 @@ class Log:
     quiet_seconds: float = 30.0,
     stream: Any = None,
   ):
-    """Opens the files; see `Log`.
+    """Opens the files.
 
     Args:
-      folder: The stage's folder; its name is shown with the progress.
-      total_steps: Updates in the whole training.
-      log_every: Updates between logged steps; the last one is always logged.
-      batch_size: Examples in an update, over all devices.
-      start_step: Updates made by earlier runs.
-      seconds: Spent by earlier runs, from the checkpoint.
-      wandb: Project of Weights and Biases that gets scalars and pictures too.
-      quiet_seconds: Between lines where there is no terminal.
-      stream: Text file that progress goes to; stderr by default.
+      folder: Folder of the stage; its name appears in the progress.
+      total_steps: Number of updates in the whole training.
+      log_every: Updates between logged steps; the last update is always logged.
+      batch_size: Examples per update, over all devices.
+      start_step: Number of updates made by earlier runs.
+      seconds: Seconds spent by earlier runs, from the checkpoint.
+      wandb: Project at Weights and Biases to log to as well; empty for none.
+      quiet_seconds: Seconds between lines of progress without a terminal.
+      stream: Text file for the progress; stderr by default.
     """
     self.scalars: dict[str, float] = {}
     self.window: list[tuple[int, Mapping[str, Any]]] = []
@@ -92,10 +93,10 @@ class Log:
     self._earlier_seconds = seconds
     self._start = self._window_start = time.monotonic()
     self._next_line = self._start
-    self._waited = 0.0  # In this window.
+    self._waited = 0.0  # Seconds, in this window.
     self._pending: list[tuple[int, Mapping[str, Any]]] = []
-    self._is_due = False  # To log what is pending.
-    self._sent = self._start, 0.0  # When the last update was, and `_waited` then.
+    self._is_due = False  # Whether to log the pending updates.
+    self._sent = self._start, 0.0  # Time of the last update, and `_waited` then.
     self._batch_size = batch_size
     self._flops_per_step, self._peak_flops = 0.0, None
     self._step = start_step
@@ -124,12 +125,12 @@ class Log:
 
   @property
   def seconds(self) -> float:
-    """Wall time spent on this training, in all runs together."""
+    """Wall time spent on this training, over all runs."""
     return self._earlier_seconds + time.monotonic() - self._start
 
   @contextlib.contextmanager
   def waiting(self) -> Iterator[None]:
-    """Counts what happens inside as waiting for data."""
+    """Counts the time spent in the `with` block as waiting for data."""
     begun = time.monotonic()
     try:
       yield
@@ -137,11 +138,11 @@ class Log:
       self._waited += time.monotonic() - begun
 
   def work(self, flops_per_step: float, peak_flops: float | None) -> None:
-    """Says what an update takes, so that the pace is also one of arithmetic.
+    """Sets the cost of an update, so that FLOPs per second are logged too.
 
     Args:
-      flops_per_step: Floating-point operations, over all devices.
-      peak_flops: What a device can do in a second, if that is known.
+      flops_per_step: Floating-point operations per update, over all devices.
+      peak_flops: Peak FLOPs per second of one device; None if unknown.
     """
     self._flops_per_step = flops_per_step
     self._peak_flops = peak_flops and peak_flops * jax.device_count()
@@ -149,22 +150,23 @@ class Log:
   def step(
     self, step: int, metrics: Mapping[str, Any], *, now: bool = False
   ) -> dict[str, float] | None:
-    """Records one update; call it when that is on its way to the devices.
+    """Records one update; to be called once it has been dispatched to the devices.
 
     Args:
-      step: Updates made, this one included.
-      metrics: On devices. Scalars are recorded; vectors, such as the norm of each
-        array of the gradient, are only kept in `window`.
-      now: Log this step whatever its number, and wait for it, as before a checkpoint.
+      step: Number of updates made, this one included.
+      metrics: Metrics on devices. Scalars are recorded; vectors, such as the norms of
+        the gradient's arrays, are only kept in `window`.
+      now: Whether to log this step regardless of its number and wait for it, for
+        example before a checkpoint.
 
     Returns:
-      Scalars on the host if a step was logged: this one, or the one before; otherwise
+      Scalars on the host if a step was logged, this one or the one before; otherwise
       None.
     """
     self.window = []
     if not self._has_stepped:
       self._has_stepped = True
-      # Compiling is over: it says nothing of the pace.
+      # Compilation is over; it must not count in the pace.
       begun, self._window_start = self._window_start, time.monotonic()
       self._compile_seconds = self._window_start - begun - self._waited
       self._waited = 0.0
@@ -180,18 +182,18 @@ class Log:
     return dict(self.scalars) if self.window else None
 
   def extra(self, step: int, values: Mapping[str, float]) -> None:
-    """Adds scalars to a step that was logged, such as figures of what it drew.
+    """Adds scalars to the last logged step, such as measures of its sample clips.
 
     Args:
-      step: The last logged one.
-      values: Finite numbers.
+      step: Number of the last logged step.
+      values: Finite numbers by name.
     """
     if values:
       self.scalars |= values
-      self._write(step, values)  # The line takes the place of the one before.
+      self._write(step, values)  # The new line replaces the previous one.
 
   def rewind(self, step: int) -> None:
-    """Goes back to an earlier step: what is logged next replaces what came after it."""
+    """Goes back to an earlier step; what is logged next replaces all later steps."""
     self._bar.update(step - self._step)
     self._step, self._pending, self._is_due = step, [], False
     if self._tensorboard:
@@ -199,12 +201,12 @@ class Log:
         self._tensorboard.forget_after(step)
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Adds a picture to TensorBoard, and to wandb.
+    """Adds an image to TensorBoard and wandb.
 
     Args:
-      step: Updates made.
-      name: Its title.
-      image: uint8, `h w 3`.
+      step: Number of updates made.
+      name: Title of the image.
+      image: Pixels, uint8 `h w 3`.
     """
     if self._tensorboard:
       with explain_full_disk(self._folder):
@@ -213,39 +215,39 @@ class Log:
       self._wandb.image(step, name, image)
 
   def message(self, text: str) -> None:
-    """Prints a line without tearing the progress bar apart."""
+    """Prints a line without disturbing the progress bar."""
     if self._is_writer:
       self._bar.write(text, file=self._stream)
 
   def close(self) -> None:
-    """Closes bar and files."""
+    """Closes the progress bar and the files."""
     self._bar.close()
     with explain_full_disk(self._folder), contextlib.ExitStack() as stack:
       for file in filter(None, (self._tensorboard, self._file, self._wandb)):
-        stack.callback(file.close)  # Each, even where the other fails.
+        stack.callback(file.close)  # Each one, even if another fails.
 
   def __enter__(self) -> "Log":
     return self
 
   def __exit__(self, error_type, *unused) -> None:
     try:
-      if self._is_due and error_type is None:  # After an error none may be there.
+      if self._is_due and error_type is None:  # Devices may not finish after an error.
         self._log_pending()
     finally:
       self.close()
 
   def _log_pending(self) -> None:
-    """Fetches, shows and writes what the updates since the last time gave."""
+    """Fetches, shows and writes the metrics of all pending updates."""
     is_behind = not all(
       x.is_ready()  # pyright: ignore[reportAttributeAccessIssue]
       for x in jax.tree.leaves(self._pending)
       if isinstance(x, jax.Array)
     )
     window = jax.device_get(self._pending)  # Waits for the devices.
-    # Devices that have had to wait were done soon after they got the last update.
+    # Devices that had to wait for the host finished soon after the last dispatch.
     end, waited = (time.monotonic(), self._waited) if is_behind else self._sent
     count, elapsed = len(window), max(end - self._window_start, 1e-9)
-    if self._compile_seconds is not None:  # The clock runs since the first was sent.
+    if self._compile_seconds is not None:  # Timed from the first dispatch on.
       if count == 1:
         elapsed += self._compile_seconds
       elif not is_behind:
@@ -264,7 +266,7 @@ class Log:
     self._show(step)
 
   def _pace(self, count: int, elapsed: float, waited: float) -> dict[str, float]:
-    """How fast so many steps went in so many seconds, and what they took."""
+    """Returns the throughput of `count` steps over `elapsed` seconds, and memory."""
     rate = count / elapsed
     pace = {
       "steps_per_second": rate,
@@ -281,7 +283,7 @@ class Log:
     return pace
 
   def _write(self, step: int, values: Mapping[str, float]) -> None:
-    """Writes the line of a step; to TensorBoard and wandb what is new in it."""
+    """Writes the line of a step, and its new values to TensorBoard and wandb."""
     if not (self._file and self._tensorboard):
       return
     line = {"step": step, "seconds": round(self.seconds, 3)}
@@ -313,7 +315,7 @@ class Log:
     )
 
   def _remarks(self) -> str:
-    """What of the pace is worth a look while it runs."""
+    """Returns the parts of the pace that are worth showing in the progress."""
     remarks = ""
     if (mfu := self.scalars.get("mfu")) is not None:
       remarks += f", {mfu:.0%} of the devices' peak"
@@ -323,14 +325,14 @@ class Log:
 
 
 def read_scalars(path: Folder) -> list[dict[str, Any]]:
-  """Reads a file of scalars: one dict per logged step, by rising step.
+  """Reads a file of scalars; returns one dict per logged step, in ascending order.
 
-  A run that was killed and resumed logs some steps again. Its line for a step
-  replaces all earlier lines from that step on. A line cut off by the kill is left
-  out. Values that were not finite are NaN.
+  A run that was killed and resumed logs some steps again: a line replaces all earlier
+  lines of the same or a later step. A line truncated by the kill is ignored. Values
+  that were not finite are NaN.
 
   Args:
-    path: `scalars.jsonl`, or the folder that holds it. A missing file is empty.
+    path: File `scalars.jsonl`, or the folder with it. A missing file counts as empty.
   """
   path = pathlib.Path(path)
   path = path / SCALARS if path.is_dir() else path
@@ -350,21 +352,21 @@ def read_scalars(path: Folder) -> list[dict[str, Any]]:
 
 
 class _TensorBoard:
-  """An event file, written in the calling thread.
+  """TensorBoard event file, written in the calling thread.
 
-  tensorboardX's `SummaryWriter` writes in a thread of its own; when that dies of a
-  full disk, the next scalars wait for it forever.
+  The `SummaryWriter` of tensorboardX writes in a thread of its own. When that thread
+  dies of a full disk, later scalars wait for it forever.
   """
 
   def __init__(self, folder: pathlib.Path, start_step: int):
     folder.mkdir(parents=True, exist_ok=True)
-    # The name holds the time in seconds: too little for two starts in one second.
+    # The name has the time in whole seconds, which is not unique across quick restarts.
     self._writer = EventsWriter(str(folder / "events"), f".{start_step}")
     if start_step:
       self.forget_after(start_step)
 
   def forget_after(self, step: int) -> None:
-    """Tells TensorBoard to forget what came after this step."""
+    """Tells TensorBoard to discard everything after this step."""
     start = SessionLog(status=SessionLog.START)
     self._write(Event(step=step, session_log=start))
 
@@ -383,12 +385,12 @@ class _TensorBoard:
 
 
 def open_to_append(path: pathlib.Path) -> TextIO:
-  """Opens a file of lines; a last one that a kill cut off is ended."""
+  """Opens a file of lines to append to, and ends a last line that a kill truncated."""
   path.parent.mkdir(parents=True, exist_ok=True)
   file = path.open("a+", encoding="utf-8")
   if file.tell():
     file.seek(0)
     if not file.read().endswith("\n"):
-      logging.info("the last line of %s is cut off; it is left out", path)
+      logging.info("the last line of %s is truncated; it will be ignored", path)
       file.write("\n")
   return file

@@ -1,4 +1,4 @@
-"""How much memory training has taken, at the most."""
+"""Peak memory of this process and its devices."""
 
 import resource
 import sys
@@ -7,17 +7,17 @@ import jax
 
 
 def host_peak_gb() -> float:
-  """Most memory this process has held so far, in GB (10^9 bytes)."""
+  """Returns the peak resident memory of this process, in GB (10^9 bytes)."""
   # Kilobytes on Linux, bytes on macOS.
   unit = 1 if sys.platform == "darwin" else 1024
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
 
 
 def peak() -> dict[str, float]:
-  """Returns `device_memory_gb`, or `host_memory_gb` where devices do not tell theirs.
+  """Returns `device_memory_gb`, or `host_memory_gb` where devices report none.
 
-  The first is of that device of this process which has held the most; what the
-  compiled programs need for themselves is in it.
+  The former is the peak of whichever of this process's devices has used the most,
+  including the temporary buffers of compiled programs.
   """
   used = [
     stats["peak_bytes_in_use"]

@@ -1,4 +1,4 @@
-"""Adam or Muon, and the learning rate, from plain values."""
+"""Optimizers (Adam, Muon) and learning rate schedules, from plain values."""
 
 from collections.abc import Callable
 import math
@@ -12,13 +12,13 @@ import optax.contrib
 from lamd_jax.types import Params, UserError
 
 OPTIMIZERS = ("adam", "muon")
-# Muon's updates are scaled to the size that Adam's have in practice, so that one
-# learning rate means the same for both: Liu et al. 2025 (arXiv:2502.16982).
+# Scales Muon's updates to the size that Adam's have in practice, so that a learning
+# rate means the same for both: Liu et al. 2025 (arXiv:2502.16982).
 MUON_RMS = 0.2
-# Muon is for hidden layers: kernels that read or write pixels or latents, which have
+# Muon is for hidden layers. Kernels that read or write pixels or latents, which have
 # few channels, stay with Adam.
 MUON_MIN_CHANNELS = 5
-# Fraction of the training after warm-up, in [0, 1] -> fraction of the way down.
+# Each maps progress after the warm-up, in [0, 1], to the fraction of the decay done.
 DESCENTS: dict[str, Callable[[Array], Array]] = {
   "constant": lambda progress: jnp.zeros_like(progress),
   "cosine": lambda progress: 0.5 * (1.0 - jnp.cos(math.pi * progress)),
@@ -34,15 +34,15 @@ def make_learning_rate(
   schedule: str = "constant",
   end_fraction: float = 0.0,
 ) -> optax.Schedule:
-  """Returns the learning rate as a function of the step, counted from 0.
+  """Returns a learning rate schedule: a function of the step, counted from 0.
 
   Args:
-    steps: Length of the training.
-    learning_rate: The highest rate.
-    warmup_steps: Updates over which the rate rises linearly; the first update
-      uses `learning_rate / warmup_steps`, none uses zero.
-    schedule: How it falls after the warm-up: "constant", "cosine" or "linear".
-    end_fraction: What is left at `steps`, as a fraction of `learning_rate`.
+    steps: Number of updates in the training.
+    learning_rate: Peak learning rate.
+    warmup_steps: Number of updates over which the rate rises linearly; the first
+      update uses `learning_rate / warmup_steps`, none uses zero.
+    schedule: Decay after the warm-up: "constant", "cosine" or "linear".
+    end_fraction: Rate at `steps`, as a fraction of `learning_rate`.
   """
   if schedule not in DESCENTS:
     known = ", ".join(sorted(DESCENTS))
@@ -76,26 +76,26 @@ def make_optimizer(
   b1: float = 0.9,
   b2: float = 0.999,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
-  """Returns the optimizer, behind a clipped gradient, and its learning rate.
+  """Returns an optimizer with gradient clipping, and its learning rate schedule.
 
   Args:
-    steps: Length of the training, for the schedule.
-    learning_rate: See `make_learning_rate`, as for `warmup_steps` and the next two.
-    optimizer: "adam" is AdamW (Adam where `weight_decay` is 0). "muon" is Muon
-      (Jordan et al. 2024, kellerjordan.github.io/posts/muon) for kernels
-      (`muon_matrices`), and for the rest Adam with Nesterov's momentum and without
-      decay; its learning rates are of the size of Adam's.
-    warmup_steps: See there.
-    schedule: See there.
-    end_fraction: See there.
-    weight_decay: Per unit of learning rate, decoupled (Loshchilov & Hutter 2017,
-      arXiv:1711.05101); not applied to biases and scales of norms.
-    clip_norm: Largest norm of the gradient, over all parameters; 0 for no limit.
-    b1: Decay of Adam's mean of gradients, in [0, 1).
-    b2: Decay of Adam's mean of their squares, in [0, 1).
+    steps: Number of updates in the training, for the schedule.
+    learning_rate: Peak learning rate.
+    optimizer: "adam" is AdamW (Adam if `weight_decay` is 0). "muon" is Muon (Jordan
+      et al. 2024, kellerjordan.github.io/posts/muon) for the kernels that
+      `muon_matrices` selects, and Adam with Nesterov momentum and no weight decay for
+      all other parameters; it takes learning rates of the same size as Adam.
+    warmup_steps: Number of updates over which the rate rises linearly.
+    schedule: Decay after the warm-up, as for `make_learning_rate`.
+    end_fraction: Rate at `steps`, as a fraction of `learning_rate`.
+    weight_decay: Decoupled weight decay per unit of learning rate (Loshchilov & Hutter
+      2017, arXiv:1711.05101); not applied to biases and the scales of norms.
+    clip_norm: Maximum global norm of the gradient; 0 for no limit.
+    b1: Decay rate of Adam's mean of gradients, in [0, 1).
+    b2: Decay rate of Adam's mean of squared gradients, in [0, 1).
 
   Raises:
-    UserError: A value that no training could use.
+    UserError: A value is out of range.
   """
   if optimizer not in OPTIMIZERS:
     raise UserError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
@@ -136,10 +136,10 @@ def make_optimizer(
 
 
 def muon_matrices(params: Params) -> Params:
-  """Returns how each kernel is a matrix for Muon, and None where Adam goes on.
+  """Returns, for each array, how Muon views it as a matrix; None leaves it to Adam.
 
-  A kernel maps all its inputs (those of every tap of a convolution) to its outputs;
-  one that makes queries, keys or values is one matrix for each head.
+  A kernel maps all its inputs (over every tap of a convolution) to its outputs. The
+  kernel of queries, keys or values is one matrix per head.
   """
 
   def matrix(path, x):
@@ -156,10 +156,10 @@ def muon_matrices(params: Params) -> Params:
 
 
 def decay_mask(params: Params) -> Params:
-  """Returns True for each array that weight decay acts on.
+  """Returns a tree that is True where weight decay applies.
 
-  Those with two axes or more, unless named `bias` or `scale`: a vector shifts or
-  scales features, and to pull it to zero would change what a layer is.
+  It applies to arrays of two or more axes, unless named `bias` or `scale`. Those shift
+  or scale features, and pulling them to zero would change what the layer does.
   """
 
   def is_decayed(path, x):

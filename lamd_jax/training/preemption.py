@@ -1,8 +1,8 @@
-"""Leaving cleanly: signals become a flag that the training loop looks at.
+"""Clean stops: signals become a flag that the training loop checks.
 
-Of several processes, any may be told to leave. JAX's preemption service catches its
-SIGTERM, tells the others, and they agree on an update after which all save and leave:
-one that has saved alone would have nothing to go on from.
+Any of several processes may be told to stop. JAX's preemption service catches its
+SIGTERM and tells the others, and they agree on an update after which all of them save
+and leave. A checkpoint that only one process had saved could not be resumed from.
 """
 
 from collections.abc import Iterator
@@ -19,20 +19,23 @@ _UPDATES = itertools.count(1)
 
 
 class StopRequest:
-  """True once the process has been asked to stop.
+  """Flag that is true once the process has been asked to stop.
 
   Attributes:
-    signal_name: "SIGTERM" or "SIGINT", of the first signal; empty before. Of several
-      processes "SIGTERM", in all of them after the same update.
+    signal_name: Name of the first signal, "SIGTERM" or "SIGINT"; empty before it. With
+      several processes always "SIGTERM", set in all of them after the same update.
   """
 
   def __init__(self):
     self.signal_name = ""
 
   def after_update(self) -> bool:
-    """Whether to save and leave now; all processes ask once after each update."""
-    # Counted over all stages, from the start of this process: the service chooses the
-    # number that follows the largest one it has seen.
+    """Returns whether to save and leave now.
+
+    All processes call it exactly once after each update.
+    """
+    # Updates are counted across stages, from the start of this process: the service
+    # chooses the number that follows the largest it has seen.
     several = jax.distributed.is_initialized()
     if several and multihost_utils.reached_preemption_sync_point(next(_UPDATES)):
       self.signal_name = "SIGTERM"
@@ -44,15 +47,15 @@ class StopRequest:
 
 @contextlib.contextmanager
 def stop_on_signals() -> Iterator[StopRequest]:
-  """Yields a flag that SIGTERM and Ctrl-C set, in place of what they did before.
+  """Yields a flag that SIGTERM and Ctrl-C set instead of ending the process.
 
-  A second Ctrl-C does what it would have done without this, that is, it leaves at
-  once; further SIGTERMs change nothing, because schedulers send several. What was
-  there before is put back at the end. Only the main thread of a program can
-  receive signals: in any other, the flag stays False.
+  A second Ctrl-C acts as it would have without this, that is, it ends the process at
+  once. Further SIGTERMs have no effect, because schedulers send several. The previous
+  handlers are restored at the end. Only the main thread of a program can receive
+  signals; in any other thread the flag stays False.
 
-  Of several processes SIGTERM stays with JAX's service, and the first Ctrl-C is
-  handed to it.
+  With several processes, SIGTERM is left to JAX's service, and the first Ctrl-C is
+  passed on to it.
   """
   stop = StopRequest()
   if threading.current_thread() is not threading.main_thread():
@@ -71,7 +74,7 @@ def stop_on_signals() -> Iterator[StopRequest]:
   numbers = (signal.SIGTERM, signal.SIGINT)
   if jax.distributed.is_initialized():
     numbers = (signal.SIGINT,)
-  # None stands for a handler that Python did not install and cannot put back.
+  # None stands for a handler that Python did not install and cannot restore.
   previous = {n: signal.getsignal(n) or signal.SIG_DFL for n in numbers}
   try:
     for number in numbers:
@@ -83,9 +86,9 @@ def stop_on_signals() -> Iterator[StopRequest]:
 
 
 def stop_at_once_from_here() -> None:
-  """Lets SIGTERM end this process, where several have trained and now do other things.
+  """Lets SIGTERM end this process again, after several processes have trained.
 
-  JAX's service would hold it back for an update that no longer comes.
+  JAX's service would hold the signal back for an update that never comes.
   """
   is_main = threading.current_thread() is threading.main_thread()
   if jax.distributed.is_initialized() and is_main:

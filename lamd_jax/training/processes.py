@@ -1,12 +1,12 @@
-"""Several processes as one run: they find each other, wait, and notice a death.
+"""Several processes in one run: joining, waiting for each other, noticing a death.
 
-Each process has some of the devices; together they are one mesh. `jax.distributed`
-connects them: process 0 is the coordinator, whose address the others know. On CPUs
-the collectives between processes are Gloo's, JAX's default.
+Each process has some of the devices, and together they form one mesh.
+`jax.distributed` connects them: process 0 is the coordinator, and the others know its
+address. On CPUs, collectives between processes use Gloo, JAX's default.
 
-A process that dies is noticed at once by those that wait for its numbers, where
-the transport says so (Gloo), and within `HEARTBEAT_SECONDS` by all others: JAX then
-ends them itself, with status 134 and its own words.
+A process that dies is noticed immediately by those that wait for its data, if the
+transport reports it (Gloo does), and within `HEARTBEAT_SECONDS` by all others. JAX then
+ends those itself, with status 134 and a message of its own.
 """
 
 import os
@@ -22,18 +22,18 @@ import numpy as np
 
 from lamd_jax.types import UserError
 
-# A cold pod pulls images and installs packages, some hosts minutes after others.
+# Hosts of a cold pod pull images and install packages, some minutes after others.
 INIT_SECONDS = 1800
 HEARTBEAT_SECONDS = 30
-# At the end all wait for the first process, which measures alone for hours. One that
-# dies meanwhile is noticed by its heartbeat.
+# In the end all wait for the first process, which may evaluate alone for hours. A
+# process that dies meanwhile is noticed by its missing heartbeat.
 SHUTDOWN_SECONDS = 7 * 24 * 3600
-# For others that leave for the same reason, before the coordinator is gone.
+# Time for others to leave for the same reason before the coordinator is gone.
 GRACE_SECONDS = 2
-# What a process ends with when JAX's own watch ends it: SIGABRT, for a shell. Cluster
-# tools take it for a failure of the machine and start the run again.
+# Status of a process that JAX's own watchdog ends: SIGABRT, as a shell reports it.
+# Cluster tools take it for a machine failure and restart the run.
 LOST = 134
-# In what collectives, barriers and the coordinator say when a process is gone.
+# Parts of the messages of collectives, barriers and the coordinator about lost peers.
 LOST_WORDS = (
   "gloo",
   "connection reset by peer",
@@ -54,25 +54,26 @@ def join(
   *,
   timeout: int = INIT_SECONDS,
 ) -> None:
-  """Joins the other processes of a run; returns when all are there.
+  """Joins the other processes of a run; returns once all have joined.
 
-  Without arguments the surroundings say who they are: a TPU pod, Slurm, Open MPI, or
-  Kubernetes with the package `kubernetes`.
+  Without arguments the processes are detected from the environment: a TPU pod, Slurm,
+  Open MPI, or Kubernetes with the package `kubernetes`. If not all processes join in
+  time, this one ends with a one-line message.
 
   Args:
     coordinator: Address of process 0, as `host:port`.
-    num_processes: Of the run.
-    process_id: Of this one, from 0.
-    timeout: Seconds to wait for all to come.
+    num_processes: Number of processes in the run.
+    process_id: Index of this process, from 0.
+    timeout: Seconds to wait for the others.
 
   Raises:
-    UserError: The arguments do not name a process, nothing was found around, or the
-      port is in use. If not all come in time, the process ends with one line.
+    UserError: The arguments do not identify a process, the environment does not tell,
+      or the port is in use.
   """
   if coordinator is not None or num_processes is not None or process_id is not None:
     coordinator = _checked(coordinator, num_processes, process_id)
   if timeout < 1:
-    raise UserError(f"--init_timeout={timeout}: expected seconds, from 1 on")
+    raise UserError(f"--init_timeout={timeout}: expected at least 1 second")
   name = f"--coordinator={coordinator}" if coordinator else "--distributed"
   if coordinator:
     logging.info(
@@ -82,13 +83,13 @@ def join(
 
   def give_up():
     _say(
-      f"error: {name}: not all processes of this run came together within"
-      f" {timeout} s (--init_timeout); start all of them, and see that they reach"
+      f"error: {name}: not all processes of this run joined within"
+      f" {timeout} s (--init_timeout); start all of them, and check that they can reach"
       f" {coordinator or 'each other'}"
     )
-    os._exit(2)  # The main thread waits in JAX.
+    os._exit(2)  # The main thread is blocked in JAX.
 
-  # Left to itself, JAX aborts here with a stack trace.
+  # By itself, JAX would abort here with a stack trace.
   timer = threading.Timer(timeout, give_up)
   timer.daemon = True
   timer.start()
@@ -97,7 +98,7 @@ def join(
       coordinator,
       num_processes,
       process_id,
-      # What was given is not mixed with what is around.
+      # Explicit arguments are not mixed with detected values.
       cluster_detection_method="deactivate" if coordinator else None,
       initialization_timeout=timeout + 60,
       heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
@@ -106,8 +107,8 @@ def join(
   except ValueError as e:
     raise UserError(
       "--distributed found no TPU pod, Slurm, Open MPI or Kubernetes job around it"
-      f" ({e}) leave the flag out to train with this process alone, or give"
-      " --coordinator, --num_processes and --process_id"
+      f" ({e}); omit the flag to train with this process alone, or give --coordinator,"
+      " --num_processes and --process_id"
     ) from e
   except RuntimeError as e:
     if "RPC server" not in str(e):
@@ -118,34 +119,34 @@ def join(
   finally:
     timer.cancel()
   if jax.process_index() > 0:
-    logging.set_verbosity(logging.WARNING)  # The first speaks for all.
+    logging.set_verbosity(logging.WARNING)  # The first process logs for all.
 
 
 def are_several() -> bool:
-  """Whether this process has joined others; asks no device."""
+  """Returns whether this process has joined others; initializes no device."""
   return jax.distributed.is_initialized()
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes files and prints."""
+  """Returns whether this is the process that writes files and prints."""
   return jax.process_index() == 0
 
 
 def wait_for_all(name: str) -> None:
-  """Waits until all processes are here, as for what the first has written."""
+  """Waits until all processes get here, for example for files the first one writes."""
   multihost_utils.sync_global_devices(f"lamd_jax:{name}")
 
 
 def as_first_sees(value: bool) -> bool:
-  """Returns what the first process has given, so that all do the same.
+  """Returns the first process's value in all processes, so that they act alike.
 
-  File systems over a network show a file to some machines before others.
+  Network file systems show a file to some machines earlier than to others.
   """
   return bool(multihost_utils.broadcast_one_to_all(np.asarray(value)))
 
 
 def is_peer_lost(error: BaseException) -> bool:
-  """Whether an error, or one that it was raised from, says that a process is gone."""
+  """Returns whether an error, or one of its causes, says that a process is gone."""
   seen: set[int] = set()
   pending: list[BaseException | None] = [error]
   while pending:
@@ -162,7 +163,7 @@ def is_peer_lost(error: BaseException) -> bool:
 
 
 def leave(status: int) -> NoReturn:
-  """Ends this process now: a clean end waits for processes that may be gone."""
+  """Ends this process at once; a clean exit would wait for peers that may be gone."""
   if jax.distributed.is_initialized() and jax.process_index() == 0:
     time.sleep(GRACE_SECONDS)
   sys.stdout.flush()
@@ -173,7 +174,7 @@ def leave(status: int) -> NoReturn:
 def _checked(
   coordinator: str | None, num_processes: int | None, process_id: int | None
 ) -> str:
-  """Returns the address, or raises a `UserError` for what names no process."""
+  """Returns the address; raises a `UserError` if the values identify no process."""
   for name, value in (
     ("coordinator", coordinator),
     ("num_processes", num_processes),

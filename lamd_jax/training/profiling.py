@@ -1,4 +1,4 @@
-"""A trace of a few steps, for xprof: what the devices did, and when."""
+"""Profiler traces of a few steps, for xprof."""
 
 from collections.abc import Iterator
 import contextlib
@@ -16,33 +16,33 @@ PROFILE = "profile"
 
 
 def parse_steps(text: str) -> tuple[int, int]:
-  """Returns the first and the last step of a range such as "10:20"; both are in it.
+  """Parses a range of steps such as "10:20", both ends included.
 
   Raises:
-    UserError: It is no such range.
+    UserError: The text is not such a range.
   """
   match = re.fullmatch(r"(\d+):(\d+)", text.strip())
   first, last = (int(match[1]), int(match[2])) if match else (0, 0)
   if not 1 <= first <= last:
     raise UserError(
-      f"--profile_steps={text}: expected FIRST:LAST, steps from 1 on, as in 10:20"
+      f"--profile_steps={text}: expected FIRST:LAST, steps from 1 on, such as 10:20"
     )
   return first, last
 
 
 class Profiler:
-  """Traces some steps of a stage into `<stage>/profile`; use it as a context manager.
+  """Tracer of some steps of a stage, to be used as a context manager.
 
-  Open the folder with `xprof --logdir=<stage>/profile`, or TensorBoard's profile
-  plugin. Traces of all processes go into the same folder.
+  It writes to `<stage>/profile`, for all processes. Open that folder with
+  `xprof --logdir=<stage>/profile` or TensorBoard's profile plugin.
   """
 
   def __init__(self, folder: str | os.PathLike[str], steps: tuple[int, int] | None):
     """Prepares; traces nothing yet.
 
     Args:
-      folder: Of the stage.
-      steps: The first and the last, from `parse_steps`; None traces nothing.
+      folder: Folder of the stage.
+      steps: First and last step to trace, from `parse_steps`; None for no trace.
     """
     self._folder = pathlib.Path(folder) / PROFILE
     self._steps = steps
@@ -50,7 +50,7 @@ class Profiler:
 
   @contextlib.contextmanager
   def step(self, number: int) -> Iterator[None]:
-    """Wraps an update; `number` counts it in."""
+    """Traces the update in its `with` block, if `number` (from 1) is in the range."""
     first, last = self._steps or (0, -1)
     if self._is_done or not first <= number <= last:
       yield
@@ -65,11 +65,11 @@ class Profiler:
       self.close()
 
   def close(self) -> None:
-    """Ends the trace, if one is under way, and writes it."""
+    """Ends the trace and writes it, if one is running."""
     if not self._is_running:
       return
     self._is_running, self._is_done = False, True
-    jax.block_until_ready(jax.live_arrays())  # The devices are behind the host.
+    jax.block_until_ready(jax.live_arrays())  # The devices lag behind the host.
     with explain_full_disk(self._folder):
       jax.profiler.stop_trace()
     logging.info("wrote a trace for xprof to %s", self._folder)

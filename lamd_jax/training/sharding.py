@@ -1,8 +1,8 @@
-"""Where arrays live: one mesh, and one table of rules for states and for batches.
+"""Placement of arrays on devices: one mesh, and one table of sharding rules.
 
-A step is an ordinary `jax.jit` whose arguments carry a `NamedSharding`; XLA splits the
-program and puts the communication in. This is what pjit was, until it became part of
-`jax.jit`.
+A training step is an ordinary `jax.jit` whose arguments carry a `NamedSharding`; XLA
+partitions the program and inserts the communication. This used to be called pjit,
+until it became part of `jax.jit`.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -19,29 +19,29 @@ from lamd_jax.types import Batch, UserError
 Tree = TypeVar("Tree")
 
 AXES = ("data", "fsdp", "tensor", "context")
-MIN_BYTES_TO_SPLIT = 2**22  # Under 4 MiB, gathering costs more than keeping copies.
-# What an axis of an array is for -> the axis of the mesh that splits it. In order: a
-# rule holds where the array has such an axis, its size divides, and the mesh's axis
-# does not split the array yet; further axes may split what is split already.
+MIN_BYTES_TO_SPLIT = 2**22  # Up to 4 MiB, gathering costs more than keeping copies.
+# Role of an array's axis, and the mesh axis that shards it. Rules are tried in order.
+# A rule applies if the array has such an axis, its size is divisible, and the mesh axis
+# does not shard the array yet. An axis may be sharded over several mesh axes.
 RULES = (
   ("batch", "data"),
   ("batch", "fsdp"),
   ("frames", "context"),
   ("heads", "tensor"),
   ("out", "tensor"),
-  # FSDP is there for memory: whichever axis divides.
+  # FSDP saves memory, so any axis that is divisible will do.
   ("in", "fsdp"),
   ("out", "fsdp"),
   ("channels", "fsdp"),
   ("position", "fsdp"),
   ("heads", "fsdp"),
 )
-# An axis that is split only where no other is. With jaxlib 0.10.2 XLA makes wrong
-# gradients of convolutions whose kernel is split over its inputs and over its outputs,
-# as often each: tests/training/sharding_test.py has the smallest case.
+# An axis that is sharded only if no other is. With jaxlib 0.10.2, XLA computes wrong
+# gradients of convolutions whose kernel is sharded equally over its inputs and its
+# outputs: tests/training/sharding_test.py has the smallest case.
 ALONE = "channels"
-# What a batch has beside its examples along the first axis. The images that are trained
-# on together with videos are no frames of one.
+# Axes of batch arrays that have more than the examples to shard. The images for joint
+# training are not the frames of a video.
 BATCH_AXES = {"video": ("batch", "frames"), "low": ("batch", "frames")}
 
 
@@ -49,12 +49,13 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh:
   """Returns a mesh over all devices, with the axes `AXES`.
 
   Args:
-    sizes: Devices along each axis. One may be -1 and takes all that remain; an
-      axis left out has size 1. By default all devices are along `data`.
+    sizes: Number of devices along each axis. One may be -1 and takes all remaining
+      devices; an axis that is not given has size 1. By default all devices are along
+      `data`.
 
   Raises:
     UserError: The sizes do not multiply to the number of devices, or neither `data`
-      nor `fsdp` goes over all slices of devices.
+      nor `fsdp` can span all slices of devices.
   """
   given = dict(sizes or {"data": -1})
   if unknown := [name for name in given if name not in AXES]:
@@ -69,24 +70,25 @@ def make_mesh(sizes: Mapping[str, int] | None = None) -> Mesh:
       f"mesh {given} does not fit {devices} device(s): the sizes must multiply to"
       f" {devices}, or one of them be -1 and the others divide it"
     )
-  # Auto: the compiler chooses how to split what is inside a step. With explicit
-  # axes, folding frames into the batch is an error.
+  # With Auto, the compiler chooses the sharding of intermediate arrays. With explicit
+  # axes, folding frames into the batch would be an error.
   types = (AxisType.Auto,) * len(AXES)
   return Mesh(arrange(sizes, jax.devices()), AXES, axis_types=types)
 
 
 def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
-  """Returns devices in the order of a mesh: neighbours are close to each other.
+  """Arranges devices in the shape of a mesh, with neighbours physically close.
 
-  Between slices (of TPUs; or machines with GPUs) the network is slow. Only `data`
-  crosses it, or `fsdp` where `data` does not come out even.
+  The network between slices of TPUs, or between machines with GPUs, is slow. Only
+  `data` crosses it, or `fsdp` if the size of `data` is not a multiple of the number of
+  slices.
 
   Args:
-    sizes: Of each of `AXES`; they multiply to the number of devices.
-    devices: All of them, `jax.Device`s.
+    sizes: Size of each of `AXES`; they multiply to the number of devices.
+    devices: All devices, `jax.Device` objects.
 
   Raises:
-    UserError: Neither axis is a multiple of the number of slices.
+    UserError: The size of neither axis is a multiple of the number of slices.
   """
   within = [sizes[name] for name in AXES]
   split: dict[str, Any] = dict(devices=devices, allow_split_physical_axes=True)
@@ -99,27 +101,27 @@ def arrange(sizes: Mapping[str, int], devices: Sequence[Any]) -> np.ndarray:
       between[i], within[i] = slices, within[i] // slices
       return mesh_utils.create_hybrid_device_mesh(within, between, **split)
   raise UserError(
-    f"mesh {dict(sizes)} on {slices} slices of devices: between them only data or"
-    f" fsdp can be split; make one of the two a multiple of {slices}"
+    f"mesh {dict(sizes)} on {slices} slices of devices: only data or fsdp can span"
+    f" several slices; make one of the two a multiple of {slices}"
   )
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
-  """Returns the sharding of what every device holds whole."""
+  """Returns the sharding of arrays that every device holds in full."""
   return NamedSharding(mesh, PartitionSpec())
 
 
 def parameter_axes(path: Sequence[Any], ndim: int) -> tuple[str | None, ...] | None:
-  """Returns what the axes of a parameter are for, None where nothing says it.
+  """Returns the role of each axis of a parameter, None if the name is not known.
 
   Args:
-    path: Where it is in its tree, as `jax.tree_util` has it: by the conventions of
-      `flax.linen` its last two names say what it is. Moments of an optimizer lie under
-      the names of their parameters.
-    ndim: How many axes it has.
+    path: Path of the parameter in its tree, as given by `jax.tree_util`. By the
+      conventions of `flax.linen`, the last two names identify the parameter; optimizer
+      moments lie under the names of their parameters.
+    ndim: Number of axes.
 
   Returns:
-    A name of `RULES` for each axis, or None for one that is never split.
+    A role from `RULES` for each axis, or None for an axis that is never sharded.
   """
   names = [getattr(entry, "key", None) for entry in path]
   layer, name = [None, None, *names][-2:]
@@ -132,9 +134,9 @@ def parameter_axes(path: Sequence[Any], ndim: int) -> tuple[str | None, ...] | N
       return "heads", None, "out"
     case _, "kernel", 2:
       return "in", "out"
-    case _, "kernel", _:  # Of a convolution: first its taps.
+    case _, "kernel", _:  # A convolution: its taps come first.
       return *(None,) * (ndim - 2), "channels", "out"
-    case _, "embedding", 2:  # A product with one-hot rows.
+    case _, "embedding", 2:  # Multiplied with one-hot rows.
       return "in", "out"
     case _, "positional_embedding", 2:
       return "position", "out"
@@ -144,15 +146,14 @@ def parameter_axes(path: Sequence[Any], ndim: int) -> tuple[str | None, ...] | N
 
 
 def state_sharding(mesh: Mesh, tree: Any) -> Any:
-  """Returns a sharding for each array, by the rules.
+  """Returns a sharding for each array of a state, by `RULES`.
 
-  Arrays of up to 4 MiB are whole on every device, as are those that no rule knows.
-  Moments of the optimizer and averages lie as their parameters do.
+  Arrays of up to 4 MiB, and those that no rule covers, are replicated. Optimizer
+  moments and moving averages are sharded like their parameters.
 
   Args:
-    mesh: From `make_mesh`.
-    tree: Arrays or `jax.ShapeDtypeStruct`s, for example of a `TrainState`, or of the
-      frozen parameters in a stage.
+    mesh: Mesh from `make_mesh`.
+    tree: Arrays or shapes, such as a `TrainState` or the frozen parameters in a stage.
   """
 
   def rule(path, x):
@@ -167,11 +168,11 @@ def state_sharding(mesh: Mesh, tree: Any) -> Any:
 def batch_sharding(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedSharding]:
   """Returns a sharding for each array of a batch.
 
-  Examples are split over `data` and `fsdp`, the frames of videos over `context`; what
-  does not divide is not split.
+  Examples are sharded over `data` and `fsdp`, the frames of videos over `context`. An
+  axis whose size is not divisible is not sharded.
 
   Args:
-    mesh: From `make_mesh`.
+    mesh: Mesh from `make_mesh`.
     batch: Arrays or shapes of the global batch.
   """
   return {
@@ -183,7 +184,7 @@ def batch_sharding(mesh: Mesh, batch: Mapping[str, Any]) -> dict[str, NamedShard
 def _spec(
   mesh: Mesh, axes: Sequence[str | None], shape: Sequence[int]
 ) -> PartitionSpec:
-  """How the rules split an array with such axes."""
+  """Returns the partition spec that `RULES` give an array with axes of these roles."""
   over: list[tuple[str, ...]] = [()] * len(axes)
   for axis, name in RULES:
     if mesh.shape[name] == 1 or any(name in split for split in over):
@@ -195,14 +196,14 @@ def _spec(
       if shape[i] % parts == 0:
         over[i] = (*over[i], name)
         break
-  # One name stands for itself: specs are compared by value.
+  # A single name is not put in a tuple: specs are compared by value.
   return PartitionSpec(
     *(split[0] if len(split) == 1 else split or None for split in over)
   )
 
 
 def place(mesh: Mesh, tree: Any) -> Any:
-  """Returns shapes that carry their sharding, as a checkpoint is restored into."""
+  """Returns shapes with shardings, into which a checkpoint can be restored."""
   return jax.tree.map(
     lambda x, sharding: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding),
     tree,
@@ -211,11 +212,11 @@ def place(mesh: Mesh, tree: Any) -> Any:
 
 
 def put(tree: Tree, shardings: Any) -> Tree:
-  """Moves arrays that every process has whole to where they belong.
+  """Places arrays, of which every process has a full copy, on the devices.
 
   Args:
-    tree: Arrays on the host or on one device; what lies there already stays.
-    shardings: A `NamedSharding` for each.
+    tree: Arrays on the host or on one device; those already in place are left alone.
+    shardings: A `NamedSharding` for each array.
   """
 
   def move(x, sharding):
@@ -228,13 +229,13 @@ def put(tree: Tree, shardings: Any) -> Tree:
 
 
 def put_batch(batch: Mapping[str, Any], mesh: Mesh) -> Batch:
-  """Moves a batch that every process has whole to the devices; of any size."""
+  """Places a batch of any size, of which every process has a full copy, on devices."""
   batch = dict(batch)
   return put(batch, batch_sharding(mesh, batch))
 
 
 def batch_parts(mesh: Mesh) -> int:
-  """Returns into how many parts a batch is split: not over `tensor` nor `context`."""
+  """Returns the number of parts a batch is sharded into: `data` times `fsdp`."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -242,8 +243,8 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
   """Raises a `UserError` unless every device gets the same number of examples.
 
   Args:
-    batch_size: Global, over all devices and processes.
-    mesh: From `make_mesh`.
+    batch_size: Global batch size, over all devices and processes.
+    mesh: Mesh from `make_mesh`.
   """
   parts = batch_parts(mesh)
   if batch_size >= 1 and batch_size % parts == 0:
@@ -259,14 +260,14 @@ def check_batch_size(batch_size: int, mesh: Mesh) -> None:
 def local_rows(
   mesh: Mesh, batch_size: int, devices: Collection[Any] | None = None
 ) -> list[int]:
-  """Returns which examples of a global batch a process needs, in their order.
+  """Returns the rows of a global batch that a process needs, in ascending order.
 
-  Where `tensor` or `context` goes over several processes, these need the same ones.
+  Processes that differ only along `tensor` or `context` need the same rows.
 
   Args:
-    mesh: From `make_mesh`.
-    batch_size: Global; see `check_batch_size`.
-    devices: Of the process; by default this one's.
+    mesh: Mesh from `make_mesh`.
+    batch_size: Global batch size that passes `check_batch_size`.
+    devices: Devices of the process; by default those of this process.
   """
   sharding = NamedSharding(mesh, _spec(mesh, ("batch",), (batch_size,)))
   found = sharding.devices_indices_map((batch_size,))
@@ -275,12 +276,12 @@ def local_rows(
 
 
 def shard_batch(batch: Mapping[str, np.ndarray], mesh: Mesh) -> Batch:
-  """Moves this process's examples of a batch to its devices.
+  """Places this process's rows of a batch on its devices; returns the global batch.
 
   Args:
-    batch: Arrays on the host with the examples along the first axis: those that
-      `local_rows` names. What all processes give is the global batch.
-    mesh: From `make_mesh`.
+    batch: Arrays on the host with one row per example, the rows that `local_rows`
+      returns.
+    mesh: Mesh from `make_mesh`.
   """
   parts = batch_parts(mesh)
   share = len(local_rows(mesh, parts))

@@ -1,4 +1,4 @@
-"""The state of training: all that a run needs to go on from where it was."""
+"""The training state: everything a run needs to resume."""
 
 from typing import Any
 
@@ -12,20 +12,20 @@ from lamd_jax.types import Params
 
 @flax.struct.dataclass
 class TrainState:
-  """Arrays only: the same tree is the checkpoint and the tree of shardings.
+  """Training state of one network: arrays only.
 
-  Networks, the optimizer and the configuration belong to the program, not to the
-  state. Nor are there random keys: each step derives its own from the run's key
-  and `step`.
+  The same tree structure serves for checkpoints and shardings. Networks, the optimizer
+  and the configuration belong to the program. There are no random keys either: each
+  step derives its own from the run's key and `step`.
 
   Attributes:
-    step: Updates made so far, an int32 scalar.
-    params: What is trained, float32.
+    step: Number of updates made, an int32 scalar.
+    params: Trained parameters, float32.
     ema_params: Moving average of `params`, for sampling and evaluation.
-    opt_state: The optimizer's.
+    opt_state: State of the optimizer.
   """
 
-  step: Any  # Not annotated as arrays: leaves are also shapes and shardings.
+  step: Any  # Leaves may also be shapes and shardings, so arrays are not annotated.
   params: Any
   ema_params: Any
   opt_state: Any
@@ -36,7 +36,7 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
   return TrainState(
     step=jnp.zeros((), jnp.int32),
     params=params,
-    # A copy, because a donated buffer may appear only once.
+    # A copy, because a donated buffer must appear only once.
     ema_params=jax.tree.map(jnp.copy, params),
     opt_state=tx.init(params),
   )
@@ -44,11 +44,11 @@ def init_state(params: Params, tx: optax.GradientTransformation) -> TrainState:
 
 @flax.struct.dataclass
 class AdversarialState(TrainState):
-  """The state of training against a discriminator.
+  """Training state of a network and its discriminator.
 
   Attributes:
-    critic_params: Of the discriminator, float32.
-    critic_opt_state: Of its optimizer.
+    critic_params: Parameters of the discriminator, float32.
+    critic_opt_state: State of the discriminator's optimizer.
   """
 
   critic_params: Any
@@ -58,7 +58,7 @@ class AdversarialState(TrainState):
 def init_adversarial_state(
   params: Params, critic_params: Params, tx: optax.GradientTransformation
 ) -> AdversarialState:
-  """Returns the state before the first update; one optimizer, used twice."""
+  """Returns the state before the first update, with one optimizer for both networks."""
   state = init_state(params, tx)
   return AdversarialState(
     **vars(state), critic_params=critic_params, critic_opt_state=tx.init(critic_params)

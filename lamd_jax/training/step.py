@@ -1,8 +1,9 @@
-"""One update: gradient, of a batch at once or part by part; optimizer, average.
+"""The training step: gradient of a batch, optimizer update, moving average.
 
-An update whose loss or gradient is not finite changes nothing: parameters, average
-and optimizer stay as they were, and `step` goes on. This is decided on the device;
-the metrics tell it to `training.health`, which looks when they are logged.
+An update whose loss or gradient is not finite changes nothing: parameters, moving
+average and optimizer state stay as they were, and only `step` advances. The device
+decides this by itself; `training.health` finds out from the metrics when they are
+logged.
 """
 
 from collections.abc import Callable, Mapping
@@ -22,11 +23,11 @@ State = TypeVar("State", TrainState, AdversarialState)
 
 
 def ema_decay_at(step: Int[Array, ""], ema_decay: float) -> Float[Array, ""]:
-  """Returns the decay that the moving average uses in the update after `step`.
+  """Returns the decay of the moving average in the update that follows `step` others.
 
-  min(ema_decay, (1 + step) / (10 + step)): early on the average spans about a
-  tenth of the steps made, so that a short run's average has forgotten its random
-  start. The rule of `ExponentialMovingAverage(num_updates)` in TensorFlow.
+  It is min(ema_decay, (1 + step) / (10 + step)), the rule of TensorFlow's
+  `ExponentialMovingAverage(num_updates)`: early on the average spans about a tenth of
+  the updates made, so that even a short run's average forgets its random start.
   """
   step = step.astype(jnp.float32)
   return jnp.minimum(ema_decay, (1.0 + step) / (10.0 + step))
@@ -39,22 +40,22 @@ def make_train_step(
   learning_rate_fn: optax.Schedule | None = None,
   accumulate: int = 1,
 ) -> Callable[[TrainState, Batch, PRNGKey, Any], tuple[TrainState, Metrics]]:
-  """Returns the update as a pure function; the caller jits and donates.
+  """Returns the training step as a pure function; the caller jits and donates.
 
   Args:
-    loss_fn: `(stage, params, batch, key) -> (loss, metrics)`, a mean over the
-      batch.
-    tx: The optimizer, with clipping and learning rate inside.
+    loss_fn: Function `(stage, params, batch, key) -> (loss, metrics)` that averages
+      over the batch.
+    tx: Optimizer, with clipping and learning rate included.
     ema_decay: Decay of the moving average, in [0, 1], once warmed up.
-    learning_rate_fn: Updates made to learning rate, for the metrics only.
-    accumulate: In how many parts the batch goes through the network, one after the
-      other; the update is that of the mean gradient, and metrics are means.
+    learning_rate_fn: Schedule to report in the metrics; not used otherwise.
+    accumulate: Number of parts in which the batch passes through the network, one
+      after another. The update uses the mean gradient, and metrics are means.
 
   Returns:
     `train_step(state, batch, root_key, stage) -> (state, metrics)`. `stage` is a
-    PyTree whose leaves are frozen arrays, such as an earlier stage's parameters:
-    as an argument they are inputs of the compiled program, closed over they would
-    be constants inside it. Metrics are those of the loss and `loss`, `grad_norm`
+    PyTree whose leaves are frozen arrays, such as an earlier stage's parameters. As an
+    argument they are inputs of the compiled program; in a closure they would become
+    constants inside it. The metrics are those of the loss plus `loss`, `grad_norm`
     (before clipping), `learning_rate`, and `grad_norms`, a vector with the norm of
     each array of the gradient.
   """
@@ -83,21 +84,23 @@ def make_adversarial_step(
 ) -> Callable[
   [AdversarialState, Batch, PRNGKey, Any], tuple[AdversarialState, Metrics]
 ]:
-  """Returns the update of an autoencoder and of its discriminator, side by side.
+  """Returns the training step of an autoencoder together with its discriminator.
 
-  The discriminator judges the reconstruction that the same update's autoencoder made,
-  and from `stage.critic_start` on both learn from it; before, it stays as it is.
+  The discriminator judges the reconstruction that the autoencoder made in the same
+  update. Both learn from it from step `stage.critic_start` on; before that, the
+  discriminator is not trained.
 
   Args:
-    tx: The optimizer of both.
-    ema_decay: See `make_train_step`.
-    learning_rate_fn: See there.
-    accumulate: See there. Both networks learn from all parts, as they are before the
-      update; an adaptive weight of the adversarial loss is each part's own.
+    tx: Optimizer for both networks.
+    ema_decay: Decay of the moving average, in [0, 1], once warmed up.
+    learning_rate_fn: Schedule to report in the metrics; not used otherwise.
+    accumulate: Number of parts of the batch, as for `make_train_step`. Both networks
+      learn from all parts as they were before the update; an adaptive weight of the
+      adversarial loss is computed per part.
 
   Returns:
-    `train_step(state, batch, root_key, stage) -> (state, metrics)`, where `stage` has
-    the `gradients` and the `critic_loss` of `systems.stage.AdversarialStage`.
+    `train_step(state, batch, root_key, stage) -> (state, metrics)`, where `stage`
+    provides `gradients` and `critic_loss` of `systems.stage.AdversarialStage`.
   """
 
   def train_step(state: AdversarialState, batch: Batch, root_key: PRNGKey, stage: Any):
@@ -148,20 +151,21 @@ def make_adversarial_step(
 def _by_parts(
   fn: Callable[[Any, PRNGKey], tuple[Any, Any]], batch: Any, key: PRNGKey, count: int
 ) -> tuple[Any, Any]:
-  """Calls a function on one part of a batch after the other.
+  """Calls a function on the parts of a batch, one after another.
 
-  Row r of a batch is in part r % count: so every device cuts its own rows into parts,
-  and none has to move.
+  Row r of the batch belongs to part r % count, so that every device splits its own
+  rows and none has to move.
 
   Args:
-    fn: From a batch and a key to arrays to be averaged, and arrays by rows.
-    batch: Arrays by rows.
-    key: Of the batch; part i has the key `fold_in(key, i)`, and with one part the key
-      stays as it is.
-    count: Of parts.
+    fn: Function of a batch and a key; returns arrays to average, and arrays with one
+      row per example.
+    batch: Arrays with one row per example.
+    key: Random key of the batch. Part i gets `fold_in(key, i)`; a single part gets the
+      key itself.
+    count: Number of parts.
 
   Returns:
-    The means, and all rows in their order.
+    The averaged arrays, and the rows of all parts in the order of the batch.
   """
   if count == 1:
     return fn(batch, key)
@@ -184,20 +188,20 @@ def _by_parts(
 def _learning_rate(
   learning_rate_fn: optax.Schedule | None, state: TrainState | AdversarialState
 ) -> Metrics:
-  """The rate where the optimizer is in its schedule: skipped updates do not count."""
+  """Returns the rate at the optimizer's own count, which leaves out skipped updates."""
   if learning_rate_fn is None:
     return {}
   is_schedule = lambda path, _: (
     getattr(path[-1], "tuple_name", "") == optax.ScaleByScheduleState.__name__
   )
   found = optax.tree.get_all_with_path(state.opt_state, "count", is_schedule)
-  # Of Muon two, which agree; an optimizer without a schedule counts nothing.
+  # Muon has two counts, which agree; an optimizer without a schedule has none.
   count = found[0][1] if found else state.step
   return {"learning_rate": jnp.asarray(learning_rate_fn(count))}
 
 
 def _norms(grads: Params) -> dict[str, Array]:
-  """The gradient's norm, and before that those of its arrays: a sum on the way."""
+  """Returns the norm of the gradient, and the norm of each of its arrays."""
   squares = [jnp.sum(jnp.square(x.astype(jnp.float32))) for x in jax.tree.leaves(grads)]
   norms = jnp.sqrt(jnp.stack(squares))
   return {"grad_norm": jnp.sqrt(sum(squares)), "grad_norms": norms}
@@ -208,7 +212,7 @@ def _is_finite(loss: Float[Array, ""], norms: Mapping[str, Array]) -> Bool[Array
 
 
 def _either(condition: Bool[Array, ""], a: Any, b: Any) -> Any:
-  """One of two trees of the same arrays."""
+  """Selects one of two trees of equal structure."""
   return jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
 
 
@@ -219,7 +223,7 @@ def _updated(
   ema_decay: float,
   is_finite: Bool[Array, ""],
 ) -> State:
-  """The state after one update of the parameters, and of their average."""
+  """Returns the state after an update, or unchanged but for `step` if not finite."""
   updates, opt_state = tx.update(grads, state.opt_state, state.params)
   params = optax.apply_updates(state.params, updates)
   decay = ema_decay_at(state.step, ema_decay)
@@ -234,12 +238,12 @@ def _updated(
 
 
 def check_accumulate(accumulate: int, batch_size: int, shards: int) -> None:
-  """Raises a `UserError` unless every device can cut its rows into so many parts.
+  """Raises a `UserError` unless every device can split its rows into equal parts.
 
   Args:
-    accumulate: How many parts.
-    batch_size: Global, over all devices and processes.
-    shards: Over how many devices the rows of a batch are spread.
+    accumulate: Number of parts.
+    batch_size: Global batch size, over all devices and processes.
+    shards: Number of devices that the rows of a batch are spread over.
   """
   rows = batch_size // shards
   if rows % accumulate == 0:
@@ -249,6 +253,6 @@ def check_accumulate(accumulate: int, batch_size: int, shards: int) -> None:
   above = min((k for k in fits if k > accumulate), default=below)
   nearest = f"{below} or {above}" if below < above else f"{below}"
   raise UserError(
-    f"accumulate={accumulate} does not divide the {rows} of {batch_size} examples that"
-    f" each device has; nearest: {nearest}"
+    f"accumulate={accumulate} does not divide the {rows} of {batch_size} examples on"
+    f" each device; nearest: {nearest}"
   )

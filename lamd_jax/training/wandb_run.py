@@ -1,4 +1,4 @@
-"""Weights and Biases, as an option: the same run goes on after a resume."""
+"""Optional logging to Weights and Biases; a resumed training continues its run."""
 
 from collections.abc import Mapping
 import importlib
@@ -16,23 +16,23 @@ ID = "wandb_id.txt"
 
 
 def check(project: str) -> None:
-  """Raises a `UserError` if a project is named and wandb is not installed."""
+  """Raises a `UserError` if a project is named but wandb is not installed."""
   if project:
     _import(project)
 
 
 class WandbRun:
-  """A run of wandb that belongs to a folder: its id is kept there."""
+  """Run at Weights and Biases whose id is kept in the stage's folder."""
 
   def __init__(self, project: str, folder: pathlib.Path):
-    """Starts the run, or goes on with it.
+    """Starts the run, or continues the one this folder belongs to.
 
     Args:
-      project: Its name at wandb.
-      folder: Of the stage; it names the run, with the work folder around it.
+      project: Name of the project at wandb.
+      folder: Folder of the stage. Its name and that of the work folder name the run.
 
     Raises:
-      UserError: wandb is not installed, or does not start.
+      UserError: wandb is not installed or fails to start.
     """
     self._wandb = _import(project)
     folder.mkdir(parents=True, exist_ok=True)
@@ -49,27 +49,27 @@ class WandbRun:
         name="/".join(folder.absolute().parts[-2:]),
         dir=str(folder),
       )
-      # Steps are logged again after a kill; wandb's own counter only rises.
+      # After a kill some steps are logged again, but wandb's own counter never falls.
       self._run.define_metric("step")
       self._run.define_metric("*", step_metric="step")
     except Exception as e:
       raise UserError(
         f"config.run.wandb={project!r}: wandb did not start"
         f" ({str(e).partition(chr(10))[0]}); run `wandb login`, or set"
-        " WANDB_MODE=offline, or do without: --config.run.wandb=''"
+        " WANDB_MODE=offline, or turn it off: --config.run.wandb=''"
       ) from e
 
   def scalars(self, step: int, values: Mapping[str, float]) -> None:
-    """Logs scalars, those that are finite."""
+    """Logs the finite ones among some scalars."""
     finite = {name: x for name, x in values.items() if math.isfinite(x)}
     self._run.log({"step": step, **finite})
 
   def image(self, step: int, name: str, image: np.ndarray) -> None:
-    """Logs a picture, uint8 `h w 3`."""
+    """Logs an image, uint8 `h w 3`."""
     self._run.log({"step": step, name: self._wandb.Image(image)})
 
   def close(self) -> None:
-    """Waits for what is under way, and ends the run."""
+    """Waits for pending uploads and ends the run."""
     self._run.finish()
 
 
@@ -79,5 +79,5 @@ def _import(project: str) -> Any:
   except ImportError as e:
     raise UserError(
       f"config.run.wandb={project!r}: wandb is not installed; pip install"
-      " 'lamd-jax[wandb]', or do without: --config.run.wandb=''"
+      " 'lamd-jax[wandb]', or turn it off: --config.run.wandb=''"
     ) from e

@@ -69,6 +69,25 @@ def one_step(sampler, x_t, prediction, *levels, key=None):
   return sampler.step(key, denoise_fn, x_t, *levels, sampler.init(x_t))[0]
 
 
+class TableTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ("ddim", samplers.ddim(0.7)),
+    ("ddpm", samplers.ancestral()),
+    ("heun", samplers.heun()),
+    ("dpmpp_2m", samplers.dpm_solver_2m()),
+  )
+  def test_a_name_is_its_method_and_eta_is_for_ddim(self, name, expected):
+    _, make = samplers.SAMPLERS[name]
+    grid = LDM.sampling_grid(3)
+    got, again = (run(sampler, grid, draw()) for sampler in (make(0.7), expected))
+    np.testing.assert_array_equal(got, again)
+
+  def test_every_name_has_its_own_label(self):
+    labels = [label for label, _ in samplers.SAMPLERS.values()]
+    self.assertLen(set(labels), 4)
+    self.assertEqual(samplers.SAMPLERS["ddim"][0], "DDIM")
+
+
 class StepTest(parameterized.TestCase):
   @parameterized.parameters(0.0, 0.4, 1.0)
   def test_a_ddim_step_is_that_of_latent_diffusion(self, eta):

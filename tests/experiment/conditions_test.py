@@ -50,6 +50,11 @@ def config(kind="none", **condition):
   )
 
 
+def made(*args, **kwargs):
+  """The conditions of such a configuration."""
+  return conditions.make_conditions(config(*args, **kwargs))
+
+
 CAPTION = dict(encoder="", num_tokens=5, text_channels=6)
 # Three of the vocabulary are no words.
 WORDS = dict(vocabulary="letters", num_words=3 + 4)
@@ -74,20 +79,24 @@ class ConditionsTest(parameterized.TestCase):
   def test_the_shapes_are_those_of_what_is_made(self, kind, values):
     wanted = config(kind, **values)
     source = Source([{"label": i, "caption": "a b"} for i in range(4)])
-    describe = conditions.describer(wanted, source)
+    describe = conditions.describer(conditions.make_conditions(wanted), source)
     found = {} if describe is None else dict(describe(2))
     expected = {
       name: jax.ShapeDtypeStruct((2, *x.shape), x.dtype) for name, x in found.items()
     }
-    self.assertEqual(conditions.abstract(wanted, 2), expected)
+    self.assertEqual(
+      conditions.abstract(conditions.make_conditions(wanted), 2), expected
+    )
 
   def test_a_configuration_without_the_block_has_no_conditions(self):
     for given in (ml_collections.ConfigDict(), config("none")):
       self.assertEmpty(conditions.make_conditions(given))
-      self.assertEmpty(conditions.abstract(given, 2))
-      self.assertIsNone(conditions.describer(given, Source([{}])))
-      conditions.check(given, Source([{}]))
-    self.assertEqual(conditions.kind(ml_collections.ConfigDict()), "none")
+      self.assertEmpty(conditions.abstract(conditions.make_conditions(given), 2))
+      self.assertIsNone(
+        conditions.describer(conditions.make_conditions(given), Source([{}]))
+      )
+      conditions.check(conditions.make_conditions(given), Source([{}]))
+    self.assertEqual(conditions.make_conditions(ml_collections.ConfigDict()), ())
 
   def test_each_kind_says_what_its_flag_and_its_arrays_are(self):
     for kind, values in (
@@ -104,19 +113,19 @@ class ConditionsTest(parameterized.TestCase):
 
   def test_each_video_has_its_own_label(self):
     source = Source([{"label": 3 * i} for i in range(3)])
-    describe = conditions.describer(config("class", num_classes=7), source)
+    describe = conditions.describer(made("class", num_classes=7), source)
     self.assertEqual([int(describe(i)["label"]) for i in range(3)], [0, 3, 6])
 
   def test_only_the_videos_asked_for_are_described(self):
     source = Source([{}, {"caption": "one two"}, {}, {"caption": "three"}])
-    describe = conditions.describer(config("caption", **CAPTION), source, [3, 1])
+    describe = conditions.describer(made("caption", **CAPTION), source, [3, 1])
     self.assertEqual(describe(1)["text"][0, 0], 7)
     self.assertEqual(describe(3)["text"][0, 0], 5)
     self.assertEqual(describe(3)["text_mask"].tolist(), [True] + [False] * 4)
 
   def test_each_video_has_its_own_words(self):
     source = Source([{"caption": text} for text in ("b a", "d d d", "")])
-    describe = conditions.describer(config("words", **WORDS), source, [2, 0])
+    describe = conditions.describer(made("words", **WORDS), source, [2, 0])
     self.assertEqual(describe(0)["words"].tolist(), [1, 4, 3, 2, 0, 0])
     self.assertEqual(describe(2)["words"].tolist(), [1, 2, 0, 0, 0, 0])
 
@@ -126,23 +135,23 @@ class ConditionsTest(parameterized.TestCase):
     path.write_text("c\nb\na\n")
     values = dict(vocabulary=str(path), num_words=6, num_tokens=4)
     source = Source([{"caption": "a c"}])
-    describe = conditions.describer(config("words", **values), source)
+    describe = conditions.describer(made("words", **values), source)
     self.assertEqual(describe(0)["words"].tolist(), [1, 5, 3, 2])
-    shape = conditions.abstract(config("words", **values), 2)["words"]
+    shape = conditions.abstract(made("words", **values), 2)["words"]
     self.assertEqual((shape.shape, shape.dtype), ((2, 4), np.int32))
     with self.assertRaisesRegex(UserError, "words.txt' is a file and needs .*num_tok"):
-      conditions.describer(
-        config("words", **(WORDS | {"vocabulary": str(path)})), source
-      )
+      conditions.describer(made("words", **(WORDS | {"vocabulary": str(path)})), source)
 
   def test_words_that_nobody_knows_are_found_before_training(self):
     source = Source([{"caption": "a b"}, {"caption": "a hat"}])
     wanted = config("words", **WORDS)
-    conditions.check(wanted, Source([{"caption": "a b"}]))
+    conditions.check(conditions.make_conditions(wanted), Source([{"caption": "a b"}]))
     with self.assertRaisesRegex(UserError, "caption 'a hat': 'hat' is not in the voc"):
-      conditions.check(wanted, Source([{"caption": "a b"}]), source)
+      conditions.check(
+        conditions.make_conditions(wanted), Source([{"caption": "a b"}]), source
+      )
     with self.assertRaisesRegex(UserError, "1 of 1 videos have no caption"):
-      conditions.check(wanted, Source([{}]))
+      conditions.check(conditions.make_conditions(wanted), Source([{}]))
     for values, message in (
       (dict(num_words=9), "num_words=9; the vocabulary 'letters' has 7"),
       (
@@ -151,20 +160,18 @@ class ConditionsTest(parameterized.TestCase):
       ),
     ):
       with self.assertRaisesRegex(UserError, message):
-        conditions.check(
-          config("words", **(WORDS | values)), Source([{"caption": "a"}])
-        )
+        conditions.check(made("words", **(WORDS | values)), Source([{"caption": "a"}]))
 
   def test_what_is_asked_for_is_said_of_every_video(self):
-    said = conditions.asked(config("class", num_classes=3), 2, label=2)
+    said = conditions.asked(made("class", num_classes=3), 2, label=2)
     self.assertEqual(said["label"].tolist(), [2, 2])
-    said = conditions.asked(config("words", **WORDS), 2, caption="d")
+    said = conditions.asked(made("words", **WORDS), 2, caption="d")
     self.assertEqual(said["words"].tolist(), [[1, 6, 2, 0, 0, 0]] * 2)
-    said = conditions.asked(config("caption", **CAPTION), 2, caption="a b")
+    said = conditions.asked(made("caption", **CAPTION), 2, caption="a b")
     self.assertEqual(said["text"][:, 0, 0].tolist(), [3, 3])
     self.assertEqual(said["text_mask"].sum(axis=1).tolist(), [2, 2])
     for kind in ("none", "class", "words"):
-      self.assertEqual(conditions.asked(config(kind, num_classes=3, **WORDS), 2), {})
+      self.assertEqual(conditions.asked(made(kind, num_classes=3, **WORDS), 2), {})
 
   @parameterized.parameters(
     ("class", dict(label=3), "--label=3: expected 0 to 2"),
@@ -176,23 +183,23 @@ class ConditionsTest(parameterized.TestCase):
   )
   def test_what_a_model_does_not_know_cannot_be_asked_for(self, kind, said, message):
     with self.assertRaisesRegex(UserError, message):
-      conditions.asked(config(kind, num_classes=3, **WORDS), 2, **said)
+      conditions.asked(made(kind, num_classes=3, **WORDS), 2, **said)
 
   def test_what_is_missing_is_named(self):
     source = Source([{"label": 0}, {"label": 9}, {}])
     with self.assertRaisesRegex(UserError, "1 of 3 videos have no label.* number 2"):
-      conditions.describer(config("class", num_classes=10), source)
+      conditions.describer(made("class", num_classes=10), source)
     with self.assertRaisesRegex(UserError, "label 9; .*=9 knows 0 to 8"):
-      conditions.describer(config("class", num_classes=9), source, [0, 1])
+      conditions.describer(made("class", num_classes=9), source, [0, 1])
     with self.assertRaisesRegex(UserError, "3 of 3 videos have no caption"):
-      conditions.describer(config("caption", **CAPTION), source)
+      conditions.describer(made("caption", **CAPTION), source)
     with self.assertRaisesRegex(UserError, "1 of 3 videos have no label"):
-      conditions.check(config("class", num_classes=10), source)
+      conditions.check(made("class", num_classes=10), source)
     wrong = config("caption", **CAPTION | {"text_channels": 7})
     with self.assertRaisesRegex(UserError, "text_channels=7"):
-      conditions.check(wrong, Source([{"caption": "a"}]))
+      conditions.check(conditions.make_conditions(wrong), Source([{"caption": "a"}]))
     with self.assertRaisesRegex(UserError, "text_channels=7; the text encoder gives 6"):
-      conditions.asked(wrong, 2, caption="a")
+      conditions.asked(conditions.make_conditions(wrong), 2, caption="a")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
-"""Latents that are kept: the same training, and never another model's."""
+"""Kept latents train as their clips do, and are never those of another model."""
 
 import json
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -70,30 +71,55 @@ class LatentsTest(absltest.TestCase):
     params = jax.tree.map(lambda x: x, autoencoder()[1])
     params["conv_out"] = {**params["conv_out"], "bias": params["conv_out"]["bias"] + 1}
     self.stage = self.stage.replace(vae_params=params)
-    with self.assertRaisesRegex(UserError, "made by another model .* delete it"):
+    with self.assertRaisesRegex(UserError, "made from other parameters .* delete it"):
       self.open()
 
   def test_those_of_other_clips_are_refused(self):
     self.open()
     self.config.data.resolution = 16
-    with self.assertRaisesRegex(UserError, "made by other clips .* delete it"):
+    with self.assertRaisesRegex(UserError, "made from other data .* delete it"):
       self.open()
 
   def test_a_folder_without_its_origin_is_refused(self):
     self.open()
     (self.folder / "latents/dmg/made_from.json").unlink()
-    with self.assertRaisesRegex(UserError, "another model .parameters unknown"):
+    with self.assertRaisesRegex(UserError, "made from other parameters .unknown"):
       self.open()
 
-  def test_what_was_interrupted_begins_anew(self):
-    interrupted = mock.patch.object(self.source, "read", side_effect=KeyboardInterrupt)
-    with interrupted, self.assertRaises(KeyboardInterrupt):
+  def test_an_interrupted_run_goes_on_to_the_same_bits(self):
+    self.open()
+    path = self.folder / "latents/dmg/motion_mean.npy"
+    expected = path.read_bytes()
+    shutil.rmtree(self.folder / "latents")
+    read, seen = self.source.read, []
+
+    def interrupted(*args):
+      seen.append(args)
+      if len(seen) > 8:  # In the second batch, of one window.
+        raise KeyboardInterrupt
+      return read(*args)
+
+    with mock.patch.object(self.source, "read", interrupted):
+      with self.assertRaises(KeyboardInterrupt):
+        self.open()
+      self.assertNotEqual(path.read_bytes(), expected)
+      del seen[:]  # Room for one batch more, not for two.
       self.open()
-    self.assertFalse((self.folder / "latents/dmg").exists())
-    self.assertIsNotNone(self.open())
-    self.assertEqual([x.name for x in (self.folder / "latents").iterdir()], ["dmg"])
+    self.assertEqual(path.read_bytes(), expected)
     self.assertIn("parameters", json.loads(
       (self.folder / "latents/dmg/made_from.json").read_text()))  # fmt: skip
+
+  def test_a_damaged_row_is_computed_anew_by_the_next_run(self):
+    expected = self.open()(1, 1)["motion_mean"]
+    path = self.folder / "latents/dmg/motion_mean.npy"
+    content = bytearray(path.read_bytes())
+    content[256 + 4 * expected.nbytes] ^= 1
+    path.write_bytes(content)
+    read = self.open()
+    self.assertLen([read(0, start) for start in range(3)], 3)
+    with self.assertRaisesRegex(UserError, "latents/dmg is damaged; run the same"):
+      read(1, 1)
+    np.testing.assert_array_equal(self.open()(1, 1)["motion_mean"], expected)
 
   def test_mirrored_or_seldom_met_windows_are_not_kept(self):
     self.config.augment = dict(flip=True)

@@ -22,7 +22,6 @@ import tiny_vdm
 import lamd_jax
 from lamd_jax.data import media
 from lamd_jax.experiment import model as model_lib
-from lamd_jax.experiment import trained
 from lamd_jax.experiment.model import Model
 from lamd_jax.systems import pixels
 from lamd_jax.types import UserError
@@ -32,7 +31,7 @@ PICTURE = np.random.default_rng(7).integers(0, 256, (8, 8, 3)).astype(np.uint8)
 
 def make(config):
   run = tiny_run(config)
-  return Model(run.config, random_stages(run), trained.devices_of(run))
+  return Model(run, random_stages(run))
 
 
 @functools.cache

@@ -12,6 +12,7 @@ import jax
 import tiny_config
 
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment.run import make_run
 from lamd_jax.files import writing
 from lamd_jax.types import UserError
 
@@ -34,7 +35,7 @@ class WorkdirTest(absltest.TestCase):
 
   def test_a_new_folder_says_whose_it_is_and_where_it_was_made(self):
     self.assertFalse(workdir_lib.is_begun(self.folder))
-    workdir_lib.open_workdir(self.folder, self.config)
+    workdir_lib.open_workdir(make_run(self.config, self.folder))
     self.assertTrue(workdir_lib.is_begun(self.folder))
     config = json.loads((self.folder / "config.json").read_text())
     self.assertEqual(config["mcd_vae"]["train"]["steps"], 4)
@@ -47,14 +48,14 @@ class WorkdirTest(absltest.TestCase):
     self.assertEqual(names, {"config.json", "environment.json"})
 
   def test_the_same_configuration_may_come_back_and_the_first_run_is_kept(self):
-    workdir_lib.open_workdir(self.folder, self.config)
+    workdir_lib.open_workdir(make_run(self.config, self.folder))
     before = snapshot(self.folder)[pathlib.Path("environment.json")]
-    workdir_lib.open_workdir(self.folder, tiny_config.get_config())
-    workdir_lib.check_workdir(self.folder, tiny_config.get_config())
+    workdir_lib.open_workdir(make_run(tiny_config.get_config(), self.folder))
+    workdir_lib.check_workdir(make_run(tiny_config.get_config(), self.folder))
     self.assertEqual(snapshot(self.folder)[pathlib.Path("environment.json")], before)
 
   def test_another_configuration_is_told_every_key_and_changes_nothing(self):
-    workdir_lib.open_workdir(self.folder, self.config)
+    workdir_lib.open_workdir(make_run(self.config, self.folder))
     before = snapshot(self.folder)
     other = tiny_config.get_config()
     other.seed = 4
@@ -62,7 +63,7 @@ class WorkdirTest(absltest.TestCase):
     del other.data.num_train
     for function in (workdir_lib.open_workdir, workdir_lib.check_workdir):
       with self.assertRaises(UserError) as caught:
-        function(self.folder, other)
+        function(make_run(other, self.folder))
       message = str(caught.exception)
       self.assertIn("seed (there 3, now 4)", message)
       self.assertIn(
@@ -74,10 +75,10 @@ class WorkdirTest(absltest.TestCase):
     self.assertEqual(snapshot(self.folder), before)
 
   def test_how_to_sample_and_measure_may_change(self):
-    workdir_lib.open_workdir(self.folder, self.config)
+    workdir_lib.open_workdir(make_run(self.config, self.folder))
     other = tiny_config.get_config()
     other.sample.num_steps, other.evaluate.num_clips = 2, 1
-    workdir_lib.open_workdir(self.folder, other)
+    workdir_lib.open_workdir(make_run(other, self.folder))
     config = json.loads((self.folder / "config.json").read_text())
     self.assertEqual(config["sample"]["num_steps"], 2)
 
@@ -85,23 +86,23 @@ class WorkdirTest(absltest.TestCase):
     self.folder.parent.mkdir()
     self.folder.write_text("mine")
     with self.assertRaisesRegex(UserError, "is a file; expected a folder"):
-      workdir_lib.open_workdir(self.folder, self.config)
+      workdir_lib.open_workdir(make_run(self.config, self.folder))
     with self.assertRaisesRegex(UserError, "cannot write .*Not a directory"):
-      workdir_lib.open_workdir(self.folder / "below", self.config)
+      workdir_lib.open_workdir(make_run(self.config, self.folder / "below"))
     self.assertEqual(self.folder.read_text(), "mine")
 
   def test_a_folder_without_training_says_what_to_do(self):
     with self.assertRaisesRegex(UserError, "no config.json: .* --mode=train"):
-      workdir_lib.check_workdir(self.folder, self.config)
+      workdir_lib.check_workdir(make_run(self.config, self.folder))
 
   def test_a_damaged_file_is_named(self):
-    workdir_lib.open_workdir(self.folder, self.config)
+    workdir_lib.open_workdir(make_run(self.config, self.folder))
     (self.folder / "config.json").write_text('{"seed": ')
     with self.assertRaisesRegex(UserError, "config.json is damaged"):
-      workdir_lib.open_workdir(self.folder, self.config)
+      workdir_lib.open_workdir(make_run(self.config, self.folder))
 
   def test_a_full_disk_leaves_the_file_as_it_was(self):
-    workdir_lib.open_workdir(self.folder, self.config)
+    workdir_lib.open_workdir(make_run(self.config, self.folder))
     before = (self.folder / "config.json").read_text()
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (

@@ -1,4 +1,4 @@
-"""Trainings as real processes on this machine, with the launcher and without."""
+"""Real training processes on this machine, with and without the launcher."""
 
 import json
 import os
@@ -16,7 +16,7 @@ STAGE = "mcd_vae"
 
 
 def start(folder, number, *, steps, mode=("--mode=train",)):
-  """Starts so many processes of one job; each writes a log beside the folder."""
+  """Starts the processes of one job; each writes a log next to the folder."""
   with socket.socket() as probe:
     probe.bind(("127.0.0.1", 0))
     address = f"--coordinator=127.0.0.1:{probe.getsockname()[1]}"
@@ -30,18 +30,20 @@ def start(folder, number, *, steps, mode=("--mode=train",)):
 
 
 def launch(folder, number, *, steps, mode=("--mode=train",)):
-  """Starts the launcher of so many processes; it writes the first one's log."""
+  """Starts the launcher for several processes; all output goes to the first log."""
   command = [sys.executable, str(ROOT / "launch" / "local.py"), f"--processes={number}"]
   return _open(folder, 0, [*command, *_arguments(folder, steps, mode)])
 
 
 def children(launcher):
-  """What a launcher has started, in order, to send signals to."""
+  """Returns the processes that a launcher has started, in order."""
   path = pathlib.Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
   return [Child(int(pid)) for pid in path.read_text().split()]
 
 
 class Child(NamedTuple):
+  """A process that can be sent signals."""
+
   pid: int
 
   def send_signal(self, number):
@@ -58,7 +60,7 @@ def _open(folder, number, command):
 
 
 def environment():
-  """Of a process with one CPU device that compiles quickly and finds the tests."""
+  """Returns the environment of a process with one CPU device and fast compilation."""
   return os.environ | {
     "PYTHONPATH": os.pathsep.join(map(str, (ROOT, TINY))),
     "JAX_PLATFORMS": "cpu",
@@ -68,12 +70,12 @@ def environment():
 
 
 def log(folder, number):
-  """Where a process writes."""
+  """Returns the path of a process's log."""
   return folder.with_name(f"{folder.name}_{number}.log")
 
 
 def wait(processes, seconds):
-  """Exit statuses, and seconds from now to each end; kills what takes longer."""
+  """Returns exit statuses and seconds until each end; kills processes that overrun."""
   begin, ends = time.monotonic(), {}
   while len(ends) < len(processes) and time.monotonic() - begin < seconds:
     for i, process in enumerate(processes):
@@ -86,7 +88,7 @@ def wait(processes, seconds):
 
 
 def wait_for_update(processes, folder, step, seconds=1200):
-  """Waits until the first process has given an update its examples."""
+  """Waits until the first process has recorded the examples of an update."""
   path, begin = folder / STAGE / "examples_0.jsonl", time.monotonic()
   while time.monotonic() - begin < seconds:
     if path.exists() and f'"step": {step},' in path.read_text():
@@ -100,6 +102,6 @@ def wait_for_update(processes, folder, step, seconds=1200):
 
 
 def losses(folder):
-  """The loss of each update; of those made twice, the last."""
+  """Returns the loss of each update; the last one where an update was repeated."""
   lines = (folder / STAGE / "scalars.jsonl").read_text().splitlines()
   return {line["step"]: line["loss"] for line in map(json.loads, lines)}

@@ -1,4 +1,4 @@
-"""BERT's tokenizer, by a vocabulary of the test's own; numbers known by hand."""
+"""BERT's tokenizer with a vocabulary made by the test; ids known by hand."""
 
 import json
 import pathlib
@@ -44,6 +44,11 @@ class BertTokenizerTest(parameterized.TestCase):
     self.assertEqual(mask.sum(axis=1).tolist(), [3, 5])
     self.assertTrue(mask[0, :3].all())
 
+  def test_no_texts_are_no_rows(self):
+    self.write(WORDS)
+    ids, mask = bert_tokenizer(self.folder, 5)([])
+    self.assertEqual((ids.shape, mask.shape), ((0, 5), (0, 5)))
+
   def test_what_is_cut_keeps_its_end_and_is_said(self):
     self.write(WORDS)
     tokenize = bert_tokenizer(self.folder, 4)
@@ -62,7 +67,7 @@ class BertTokenizerTest(parameterized.TestCase):
   def test_a_whole_tokenizer_goes_before_and_its_lengths_do_not_count(self):
     tokenizer = tokenizers.BertWordPieceTokenizer({w: i for i, w in enumerate(WORDS)})
     tokenizer.enable_truncation(3)
-    tokenizer.enable_padding(length=3)
+    tokenizer.enable_padding(length=4)
     tokenizer.save(str(self.folder / "tokenizer.json"))
     self.write(reversed(WORDS))
     self.assertEqual(self.ids("The circle moves."), [CLS, 5, 6, 7, 8, 10, SEP])
@@ -91,10 +96,10 @@ class BertTokenizerTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, "neither tokenizer.json nor vocab.txt"):
       bert_tokenizer(self.folder, 5)
     self.write(WORDS[len(SPECIAL) :])
-    with self.assertRaisesRegex(UserError, "vocab.txt is no tokenizer of a BERT"):
+    with self.assertRaisesRegex(UserError, "vocab.txt is not a BERT tokenizer"):
       bert_tokenizer(self.folder, 5)
     (self.folder / "tokenizer.json").write_text("{")
-    with self.assertRaisesRegex(UserError, "tokenizer.json is no tokenizer of a BERT"):
+    with self.assertRaisesRegex(UserError, "tokenizer.json is not a BERT tokenizer"):
       bert_tokenizer(self.folder, 5)
     tokenizers.Tokenizer(tokenizers.models.WordPiece({"a": 0, "[UNK]": 1})).save(
       str(self.folder / "tokenizer.json")

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer beside OpenAI's, by merges of the test's own.
+"""CLIP's tokenizer against OpenAI's, with merges made by the test.
 
 The reference was written by tests/benchmarks/feature_networks_reference.py.
 """

@@ -1,4 +1,4 @@
-"""Weight files: read whole, checked, and never run."""
+"""Weight files are read whole and checked, and never run code."""
 
 import os
 import pathlib
@@ -16,7 +16,7 @@ ORIGIN = weights.Origin("A of B", "example.org/a.pth", "12ab34cd", "import torch
 
 
 class Harmful:
-  """What a pickle can do to those who read it."""
+  """An object whose unpickling runs code."""
 
   def __init__(self, path):
     self.path = path
@@ -49,7 +49,7 @@ class WeightsTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, "no weights of " + expected):
       weights.read_safetensors(self.folder / "none", ORIGIN)
     self.path.write_bytes(b"PK\x03\x04 a file of PyTorch")
-    with self.assertRaisesRegex(UserError, "no safetensors file .*" + expected):
+    with self.assertRaisesRegex(UserError, "not a safetensors file .*" + expected):
       weights.read_safetensors(self.path, ORIGIN)
 
   def test_pickled_arrays_come_back(self):

@@ -9,6 +9,7 @@ from absl.testing import absltest
 import numpy as np
 import tiny_config
 
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import evaluate
 from lamd_jax.metrics import features, frechet, measures
 from lamd_jax.training import checkpoint
@@ -42,9 +43,8 @@ class GroupsTest(absltest.TestCase):
     self.notes = [{"label": i % 2, "subject": i // 4, "caption": ""} for i in range(8)]
 
   def write(self):
-    return evaluate._write_cards(
-      self.config, self.folder, self.real, None, self.sampled, 1, self.notes
-    )
+    run = make_run(self.config, self.folder)
+    return evaluate._write_cards(run, self.real, None, self.sampled, 1, self.notes)
 
   def test_the_mean_over_labels_is_of_scores_within_each(self):
     self.config.evaluate.group_by = ("label", "subject")

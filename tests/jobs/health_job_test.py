@@ -1,6 +1,7 @@
 """A poisoned video in a real training: named, left out, or gone around; resumed too."""
 
 import contextlib
+import dataclasses
 import itertools
 import os
 import pathlib
@@ -20,6 +21,8 @@ import orbax.checkpoint as ocp
 import tiny_config
 
 from lamd_jax.data import pipeline, sources
+from lamd_jax.experiment import trained
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import train
 from lamd_jax.training import checkpoint, sharding
 from lamd_jax.training import logging as training_log
@@ -72,9 +75,8 @@ class Poisoned:
 
   def __init__(self, source, white):
     self._source, self._white = source, white
-
-  def __getattr__(self, name):
-    return getattr(self._source, name)
+    self.fps, self.skipped, self.num_classes = source.fps, [], None
+    self.num_frames, self.annotation = source.num_frames, source.annotation
 
   def __len__(self):
     return len(self._source)
@@ -109,7 +111,10 @@ MESH = jax.make_mesh(
 
 
 def run(folder, policy, source=POISONED):
-  train.train_stage(config_of(policy), "mcd_vae", Toy(), source, folder, MESH)
+  experiment = make_run(config_of(policy), folder.parent)
+  experiment = dataclasses.replace(experiment, mesh=MESH)
+  with mock.patch.object(trained, "make_stage", return_value=Toy()):
+    train.train_stage(experiment, folder.name, source)
 
 
 @contextlib.contextmanager
@@ -203,18 +208,27 @@ class PoisonTest(parameterized.TestCase):
   def test_all_that_reads_batches_is_closed(self):
     read, opened = pipeline.batches, []
 
-    def noting(*args, **kwargs):
-      opened.append(mock.Mock(wraps=read(*args, **kwargs)))
-      opened[-1].__next__ = lambda self: next(self._mock_wraps)
-      return opened[-1]
+    class Noting:
+      """Batches that know whether they were closed."""
+
+      def __init__(self, *args, **kwargs):
+        self.batches, self.is_closed = read(*args, **kwargs), False
+        opened.append(self)
+
+      def __next__(self):
+        return next(self.batches)
+
+      def close(self):
+        self.is_closed = True
+        self.batches.close()
 
     with (
-      mock.patch.object(pipeline, "batches", noting),
+      mock.patch.object(pipeline, "batches", Noting),
       self.assertLogs("absl", "WARNING"),
     ):
       run(self.folder, "rollback")
     # For the run, to find the module, and after going back.
-    self.assertEqual([x.close.call_count > 0 for x in opened], [True] * 3)
+    self.assertEqual([x.is_closed for x in opened], [True] * 3)
 
   def test_without_a_checkpoint_it_begins_again(self):
     early = Poisoned(SOURCE, int(BATCHES[1]["index"][0]))  # In step 2.

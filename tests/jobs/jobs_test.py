@@ -19,14 +19,19 @@ from jax.sharding import AxisType
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
+import safetensors
 import tiny_config
 
-from lamd_jax.data import media, pipeline
+import lamd_jax
+from lamd_jax.data import media, pipeline, sources
+from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
-from lamd_jax.jobs import evaluate, sample, train, transfer
+from lamd_jax.experiment.run import make_run
+from lamd_jax.jobs import check, evaluate, export, generate, train
 from lamd_jax.metrics import card as card_lib
 from lamd_jax.metrics import motion, protocol
 from lamd_jax.report import page
+from lamd_jax.systems import pipeline as pipeline_lib
 from lamd_jax.training import checkpoint, health, sharding
 from lamd_jax.training import logging as training_log
 from lamd_jax.types import UserError
@@ -64,12 +69,13 @@ def tearDownModule():
 
 
 def whole_job(folder):
-  """What the command line does without --mode."""
-  train.check(CONFIG)
-  workdir_lib.open_workdir(folder, CONFIG)
-  train.train(CONFIG, folder)
-  sample.sample_clips(CONFIG, folder)
-  evaluate.evaluate(CONFIG, folder, 1.5)
+  """Does what the command line does without --mode."""
+  run = make_run(CONFIG, folder)
+  check.check(run)
+  workdir_lib.open_workdir(make_run(CONFIG, folder))
+  train.train(run)
+  generate.sample_clips(run)
+  evaluate.evaluate(run, 1.5)
   page.write_report(folder)
 
 
@@ -208,7 +214,7 @@ class WholeJobTest(JobsTestCase):
       real, sampled = file["real"], file["sampled"]
     expected = motion.motion_ratio(sampled[:, 0], real)
     self.assertAlmostEqual(card["value"], expected)
-    source = train.sources.make_source(CONFIG.data.to_dict(), "train")
+    source = sources.make_source(CONFIG.data.to_dict(), "train")
     expected = motion.motion_ratio(pipeline.eval_clips(source, 4, 3, 1), real)
     self.assertAlmostEqual(card["companions"]["other real"], expected)
 
@@ -223,7 +229,7 @@ class WholeJobTest(JobsTestCase):
     for name, shape in (("real", (4,)), ("reconstructed", (4,)), ("sampled", (4, 2))):
       self.assertEqual(clips[name].shape, (*shape, 3, 8, 8, 3))
       self.assertEqual(clips[name].dtype, np.uint8)
-    source = train.sources.make_source(CONFIG.data.to_dict(), "eval")
+    source = sources.make_source(CONFIG.data.to_dict(), "eval")
     np.testing.assert_array_equal(clips["real"], pipeline.eval_clips(source, 4, 3, 1))
     self.assertEqual(clips["caption"][3], source.annotation(3)["caption"])
     self.assertEqual(clips["fps"], source.fps)
@@ -243,7 +249,7 @@ class WholeJobTest(JobsTestCase):
     before = snapshot(self.folder)
     with (
       mock.patch.object(train, "train_stage", side_effect=AssertionError("trained")),
-      mock.patch.object(sample, "Sampler", side_effect=AssertionError("sampled")),
+      mock.patch.object(generate, "Sampler", side_effect=AssertionError("sampled")),
     ):
       whole_job(self.folder)
     after = snapshot(self.folder)
@@ -262,15 +268,14 @@ class WholeJobTest(JobsTestCase):
     config = CONFIG.copy_and_resolve_references()
     config.sample.checkpoint = "best"
     with self.assertLogs("absl", "INFO") as logs:
-      samplers = [
-        sample.Sampler(config, self.folder, name, sharding.make_mesh({}))
-        for name in STAGES
-      ]
-    self.assertEqual([sampler.meta["step"] for sampler in samplers], [4, best])
+      loaded = [trained.load(make_run(config, self.folder), name) for name in STAGES]
+    self.assertEqual([x.meta["step"] for x in loaded], [4, best])
     self.assertIn(f"stage dmg: step {best}, best by loss", "\n".join(logs.output))
-    with mock.patch.object(sample, "Sampler", Echo):  # Made anew if it is another step.
-      sample.sample_clips(config, self.folder)
-    figures = evaluate.evaluate(config, self.folder, 0.0)
+    with mock.patch.object(
+      generate, "Sampler", Echo
+    ):  # Made anew if it is another step.
+      generate.sample_clips(make_run(config, self.folder))
+    figures = evaluate.evaluate(make_run(config, self.folder), 0.0)
     self.assertEqual((figures["dmg_best_step"], figures["dmg_steps"]), (best, 4))
     self.assertNotIn("mcd_vae_best_step", figures)
     card = json.loads((self.folder / "cards/sample_motion.json").read_text())
@@ -283,8 +288,8 @@ class WholeJobTest(JobsTestCase):
     shutil.copytree(WHOLE, self.folder)
     config = tiny_config.get_config()
     config.evaluate.num_clips = 2
-    with mock.patch.object(sample, "Sampler", Echo):
-      sample.sample_clips(config, self.folder)
+    with mock.patch.object(generate, "Sampler", Echo):
+      generate.sample_clips(make_run(config, self.folder))
     with np.load(self.folder / "samples/clips.npz") as file:
       self.assertLen(file["real"], 2)
 
@@ -299,7 +304,7 @@ class InterruptionTest(JobsTestCase):
         noting_indices(indices),
         self.assertRaises(train.Stopped) as caught,
       ):
-        train.train(CONFIG, self.folder)
+        train.train(make_run(CONFIG, self.folder))
       self.assertIn("the same command goes on", str(caught.exception))
       return caught.exception.exit_status, {
         stage: checkpoint.latest_step(self.folder / stage / CHECKPOINTS)
@@ -315,7 +320,7 @@ class InterruptionTest(JobsTestCase):
     status, steps = stopped(training_log.Log, "step", 1, signal.SIGINT)
     self.assertEqual((status, steps), (130, {"mcd_vae": 4, "dmg": 2}))
     with noting_indices(indices):
-      train.train(CONFIG, self.folder)
+      train.train(make_run(CONFIG, self.folder))
     self.assert_is_whole()
     self.assertEqual(indices, INDICES)
     self.assertLen(indices, 8)
@@ -325,7 +330,7 @@ class InterruptionTest(JobsTestCase):
     for stage in STAGES:
       cut(self.folder / stage / CHECKPOINTS / "4" / "state")
     with self.assertLogs("absl", "WARNING") as logs:
-      train.train(CONFIG, self.folder)
+      train.train(make_run(CONFIG, self.folder))
     text = "\n".join(logs.output)
     for stage in STAGES:
       self.assertRegex(text, f"step 4 in .*{stage}.* cannot be read .* step 2 instead")
@@ -351,42 +356,48 @@ class InterruptionTest(JobsTestCase):
         mock.patch.object(owner, name, **replacement),
         self.assertRaisesRegex(UserError, message),
       ):
-        train.train(CONFIG, self.folder)
+        train.train(make_run(CONFIG, self.folder))
       self.assertEqual((snapshot(self.folder / "mcd_vae"), snapshot(folder)), before)
-    train.train(CONFIG, self.folder)
+    train.train(make_run(CONFIG, self.folder))
     self.assert_is_whole()
 
 
-class Echo(sample.Sampler):
+class Echo(pipeline_lib.Sampler):
   """Gives back the clips that it should animate, and remembers them."""
 
   asked = None
-  meta = {"fps": 8.0}  # noqa: RUF012
-  given_frames = 1
 
   def __init__(self, *args):
     pass
 
-  def __call__(self, batch, description):
+  def __call__(self, batch, key, shown=iter):
     Echo.asked = batch["video"]
     return batch["video"]
 
 
+def animate(folder, picture):
+  """Animates a picture as --mode=sample --image does."""
+  wish = generate.Wish("animate", picture, is_picture=True)
+  return generate.generate(make_run(CONFIG, folder), wish)
+
+
 class AnimateTest(JobsTestCase):
-  def animated(self, image, name="mine"):
+  def animated(self, image):
     """What a picture becomes on its way to the network: b f h w 3."""
     shutil.copytree(WHOLE, self.folder, dirs_exist_ok=True)
     path = self.folder / "picture.png"
     image.save(path, exif=image.getexif())
-    with mock.patch.object(sample, "Sampler", Echo):
-      paths = sample.animate(CONFIG, self.folder, media.read_image(path), name)
+    with mock.patch.object(pipeline_lib, "Sampler", Echo):
+      paths = animate(self.folder, path)
     self.assertLen(paths, 2)
     return Echo.asked
 
   def test_a_trained_folder_animates_a_picture(self):
     shutil.copytree(WHOLE, self.folder)
     image = np.random.default_rng(0).integers(0, 256, (31, 17, 3)).astype(np.uint8)
-    paths = sample.animate(CONFIG, self.folder, image, "mine")
+    picture = self.folder.parent / "mine.png"
+    Image.fromarray(image).save(picture)
+    paths = animate(self.folder, picture)
     videos = [media.read_window(path, 0, 3) for path in paths]
     self.assertEqual([path.name for path in paths], ["mine_0.mp4", "mine_1.mp4"])
     self.assertGreater(np.abs(np.subtract(*videos, dtype=float)).mean(), 1.0)
@@ -395,6 +406,36 @@ class AnimateTest(JobsTestCase):
     # What was there before stays as it was.
     before, after = snapshot(WHOLE), snapshot(self.folder)
     self.assertEqual({k: after[k] for k in before}, before)
+
+  def test_python_makes_the_videos_of_the_command_from_an_export_too(self):
+    shutil.copytree(WHOLE, self.folder)
+    image = np.random.default_rng(1).integers(0, 256, (8, 8, 3)).astype(np.uint8)
+    picture = self.folder.parent / "mine.png"
+    Image.fromarray(image).save(picture)
+    written = mock.Mock(wraps=workdir_lib.write_videos)
+    with mock.patch.object(workdir_lib, "write_videos", written):
+      animate(self.folder, picture)
+    _, _, videos, fps = written.call_args[0]
+    folder = export.export(make_run(CONFIG, self.folder))
+    self.assertEqual(
+      sorted(path.name for path in folder.iterdir()),
+      ["model.json", "model.safetensors"],
+    )
+    elsewhere = self.folder.parent / "elsewhere"
+    folder.rename(elsewhere)
+    for path in (self.folder, elsewhere):
+      model = lamd_jax.load(path)
+      self.assertEqual(model.fps, fps)
+      found = model.animate(image, num=2, seed=CONFIG.seed)
+      np.testing.assert_array_equal(found, videos, err_msg=str(path))
+    with safetensors.safe_open(elsewhere / "model.safetensors", "np") as file:
+      saved = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    for stage in STAGES:
+      _, state = arrays(WHOLE, stage)
+      for path, x in jax.tree.leaves_with_path(state["ema_params"]):
+        name = jax.tree_util.keystr(path, simple=True, separator="/")
+        np.testing.assert_array_equal(saved.pop(f"{stage}/{name}"), x)
+    self.assertEmpty(saved)
 
   @parameterized.parameters(
     dict(mode="L", size=(3, 100)),
@@ -423,17 +464,20 @@ class TransferTest(JobsTestCase):
     before = snapshot(self.folder)
     path = self.folder / "samples/real_0.mp4"
     clip = media.read_window(path, 0, 3, 1, 8)
+    run = make_run(CONFIG, self.folder)
+    wish = generate.Wish("transfer", path, motions=(path,))
     write_videos = workdir_lib.write_videos
     with mock.patch.object(workdir_lib, "write_videos", wraps=write_videos) as written:
-      paths = transfer.transfer(CONFIG, self.folder, [path], clip[0], "mine")
-    self.assertEqual([path.name for path in paths], ["mine_0.mp4", "mine_grid.mp4"])
+      paths = generate.generate(run, wish)
+    names = ["real_0_by_real_0_0.mp4", "real_0_by_real_0_grid.mp4"]
+    self.assertEqual([path.name for path in paths], names)
     # What the job of sampling makes of the clip with the same checkpoint.
-    mesh = sharding.make_mesh({})
-    sampler = sample.Sampler(CONFIG, self.folder, "mcd_vae", mesh)
-    (expected,) = sampler({"video": clip[None]}, "reconstructing")
+    autoencoder = trained.load(run, "mcd_vae")
+    sampler = pipeline_lib.Sampler(autoencoder, trained.devices_of(run), 1)
+    (expected,) = sampler({"video": clip[None]}, jax.random.key(0))
     _, _, (found,), fps, _ = written.call_args[0]
     self.assertLessEqual(np.abs(np.subtract(found, expected, dtype=int)).max(), 1)
-    self.assertEqual(fps, sampler.meta["fps"])
+    self.assertEqual(fps, autoencoder.meta["fps"])
     after = snapshot(self.folder)
     self.assertEqual({k: after[k] for k in before}, before)
 
@@ -446,11 +490,11 @@ class DamageTest(JobsTestCase):
     before = (self.folder / "samples/clips.npz").read_bytes()
     full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     with (
-      mock.patch.object(sample, "Sampler", Echo),
+      mock.patch.object(generate, "Sampler", Echo),
       mock.patch.object(np, "savez_compressed", side_effect=full),
       self.assertRaisesRegex(UserError, "the disk is full"),
     ):
-      sample.sample_clips(config, self.folder)
+      generate.sample_clips(make_run(config, self.folder))
     self.assertEqual((self.folder / "samples/clips.npz").read_bytes(), before)
 
   def test_damaged_samples_are_named_and_made_again(self):
@@ -458,16 +502,18 @@ class DamageTest(JobsTestCase):
     path = self.folder / "samples/clips.npz"
     path.write_bytes(path.read_bytes()[:1000])
     with self.assertRaisesRegex(UserError, "clips.npz is damaged .* --mode=sample"):
-      evaluate.evaluate(CONFIG, self.folder, 0.0)
-    with mock.patch.object(sample, "Sampler", Echo):
-      sample.sample_clips(CONFIG, self.folder)
-    self.assertEqual(evaluate.evaluate(CONFIG, self.folder, 0.0)["dmg_steps"], 4)
+      evaluate.evaluate(make_run(CONFIG, self.folder), 0.0)
+    with mock.patch.object(generate, "Sampler", Echo):
+      generate.sample_clips(make_run(CONFIG, self.folder))
+    self.assertEqual(
+      evaluate.evaluate(make_run(CONFIG, self.folder), 0.0)["dmg_steps"], 4
+    )
 
   def test_without_samples_there_is_nothing_to_measure(self):
     shutil.copytree(WHOLE, self.folder)
     shutil.rmtree(self.folder / "samples")
     with self.assertRaisesRegex(UserError, "nothing to evaluate: .* --mode=sample"):
-      evaluate.evaluate(CONFIG, self.folder, 0.0)
+      evaluate.evaluate(make_run(CONFIG, self.folder), 0.0)
 
 
 if __name__ == "__main__":

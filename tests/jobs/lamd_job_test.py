@@ -10,7 +10,8 @@ import tiny_config
 
 from lamd_jax.data import media, vocabulary
 from lamd_jax.experiment import workdir as workdir_lib
-from lamd_jax.jobs import edit, sample, train
+from lamd_jax.experiment.run import make_run
+from lamd_jax.jobs import check, generate, train
 from lamd_jax.types import UserError
 
 
@@ -33,28 +34,30 @@ class LaMDJobTest(absltest.TestCase):
   def test_from_captions_to_longer_videos(self):
     config = tiny()
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
-    train.check(config)
-    train.rehearse(config)
-    workdir_lib.open_workdir(folder, config)
-    train.train(config, folder)
-    sample.sample_clips(config, folder)
+    run = make_run(config, folder)
+    check.check(run)
+    check.rehearse(run)
+    workdir_lib.open_workdir(make_run(config, folder))
+    train.train(run)
+    generate.sample_clips(run)
     with np.load(folder / "samples/clips.npz") as file:
       real, sampled = file["real"], file["sampled"]
     self.assertEqual(sampled.shape, (4, 2, *real.shape[1:]))
 
-    caption = "a red circle glides"
-    paths = sample.animate(config, folder, real[0, 0], "mine", caption=caption)
-    self.assertTrue(paths[0].exists())
-    with self.assertRaisesRegex(UserError, "'hat' is not in the vocabulary"):
-      sample.animate(config, folder, real[0, 0], "mine", caption="a hat")
-
     picture = folder / "photo.png"
     Image.fromarray(real[0, 0]).save(picture)
-    asked = dict(is_picture=True, caption=caption)
-    paths = edit.edit(config, folder, "extend", picture, num_frames=6, **asked)
+    wish = generate.Wish("animate", picture, is_picture=True)
+    said = {"caption": "a red circle glides"}
+    paths = generate.generate(run, wish._replace(said=said))
+    self.assertTrue(paths[0].exists())
+    with self.assertRaisesRegex(UserError, "'hat' is not in the vocabulary"):
+      generate.generate(run, wish._replace(said={"caption": "a hat"}))
+
+    longer = wish._replace(task="extend", num_frames=6, said=said)
+    paths = generate.generate(run, longer)
     self.assertEqual(media.probe(paths[0]).num_frames, 6)
-    with self.assertRaisesRegex(UserError, "does not upsample"):
-      edit.edit(config, folder, "upsample", picture, **asked)
+    with self.assertRaisesRegex(UserError, "--task=upsample: lamd can animate, pred"):
+      generate.generate(run, wish._replace(task="upsample", said=said))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from lamd_jax.training import checkpoint, optimizer, sharding
 from lamd_jax.training import step as step_lib
 from lamd_jax.training.state import init_adversarial_state, init_state
 
+pytestmark = pytest.mark.mesh
 KEY = jax.random.key(5)
 F = 2
 MESHES = {
@@ -84,7 +85,7 @@ def stage_and_params(name):
   """A stage with parameters for it, on the host."""
   config, earlier = (vdm() if name == "base" else lamd()), {}
   if name == "dmg":
-    earlier["mcd_vae"] = stage_and_params("mcd_vae")[1][0]
+    earlier["mcd_vae"] = stage_lib.Part(stage_and_params("mcd_vae")[1][0])
   stage = table.make_stage(config, name, earlier)
   trees = [jax.eval_shape(stage.init, KEY, batch_at(name))]
   if isinstance(stage, stage_lib.AdversarialStage):
@@ -191,8 +192,8 @@ class MeshesTest(parameterized.TestCase):
   def test_an_adversarial_step_and_a_sample_are_those_of_one_device(self):
     self.check("mcd_vae", "tensor")
 
-  @pytest.mark.slow
   @parameterized.product(name=STAGES, mesh_name=tuple(MESHES))
+  @pytest.mark.slow
   def test_every_stage_is_that_of_one_device_on_every_mesh(self, name, mesh_name):
     self.check(name, mesh_name)
 

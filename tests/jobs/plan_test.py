@@ -9,14 +9,16 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
+import pytest
 import tiny_config
 import tiny_lamd
 
 from lamd_jax.experiment import program
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import plan
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.systems import table
-from lamd_jax.training import flops, sharding
+from lamd_jax.training import flops
 
 CONFIG = tiny_config.get_config()
 NEED = plan.Need(
@@ -24,10 +26,13 @@ NEED = plan.Need(
 )
 
 
+def run_of(config, folder="nowhere"):
+  return make_run(config, pathlib.Path(folder))
+
+
 def held(name, config=CONFIG):
-  stage = plan.abstract_stage(config, name)
-  mesh = sharding.make_mesh(config.mesh.to_dict())
-  return plan.held(program.make_program(config, name, stage, mesh))
+  run = run_of(config)
+  return plan.held(program.make_program(run, name, plan.abstract_stage(run, name)))
 
 
 def size(tree):
@@ -40,10 +45,10 @@ class Compiler:
   def __init__(self, peak):
     self.peak, self.asked = peak, []
 
-  def __call__(self, config, name):
+  def __call__(self, run, name):
+    config, shards = run.config, run.mesh.shape["fsdp"]
     train = config[name].train
-    mesh = sharding.make_mesh(config.mesh.to_dict())
-    said = (train.batch_size, train.accumulate, config.run.remat, mesh.shape["fsdp"])
+    said = (train.batch_size, train.accumulate, config.run.remat, shards)
     self.asked.append((*said, config.data.num_frames))
     fields = vars(NEED) | {"peak": int(self.peak(*self.asked[-1]))}
     return plan.Need(**fields)
@@ -52,7 +57,7 @@ class Compiler:
 class PlanTest(parameterized.TestCase):
   def test_what_goes_in_is_added_up_from_shapes(self):
     _, params = tiny_lamd.autoencoder()
-    stage = table.make_stage(CONFIG, "dmg", {"mcd_vae": params})
+    stage = table.make_stage(CONFIG, "dmg", {"mcd_vae": stage_lib.Part(params)})
     own = jax.eval_shape(stage.init, tiny_lamd.KEY, tiny_lamd.BATCH)
     found = held("dmg")
     self.assertEqual(found["parameters"], size(own))
@@ -67,7 +72,7 @@ class PlanTest(parameterized.TestCase):
     with_critic = held("mcd_vae")
     config.mcd_vae.adversary.weight = 0.0
     without = held("mcd_vae", config)
-    stage = plan.abstract_stage(CONFIG, "mcd_vae")
+    stage = plan.abstract_stage(run_of(CONFIG), "mcd_vae")
     assert isinstance(stage, stage_lib.AdversarialStage)
     critic = size(jax.eval_shape(stage.init_critic, tiny_lamd.KEY, tiny_lamd.BATCH))
     self.assertEqual(with_critic["parameters"] - without["parameters"], critic)
@@ -84,7 +89,7 @@ class PlanTest(parameterized.TestCase):
     self.assertEqual(held("mcd_vae", config)["frozen"], 4 * (vgg + layers))
 
   def test_the_compiler_is_asked(self):
-    need = plan.measure(CONFIG, "dmg")
+    need = plan.measure(run_of(CONFIG), "dmg")
     inside = need.parameters + need.average + need.optimizer + need.frozen + need.batch
     self.assertGreaterEqual(need.peak, inside + need.temporaries)
     # Beside it: metrics. The new state is where the old one was.
@@ -93,6 +98,7 @@ class PlanTest(parameterized.TestCase):
     self.assertEqual(need.flops, need.flops_computed)
     self.assertGreater(need.flops, 0)
 
+  @pytest.mark.mesh
   def test_the_first_that_fits_is_found_and_no_more_is_compiled(self):
     config = copy.deepcopy(CONFIG)
     config.dmg.train.batch_size = 64  # 8 for each device.
@@ -104,7 +110,7 @@ class PlanTest(parameterized.TestCase):
 
     compiler = Compiler(peak)
     with mock.patch.object(plan, "measure", compiler):
-      found = plan.plan(config, memory_gb=0.0016)["stages"]["dmg"]
+      found = plan.plan(run_of(config), memory_gb=0.0016)["stages"]["dmg"]
     fits = {k: v and v["changes"] for k, v in found["fits"].items()}
     self.assertEqual(
       fits,
@@ -126,7 +132,7 @@ class PlanTest(parameterized.TestCase):
   def test_what_goes_in_and_is_too_much_is_not_compiled(self):
     compiler = Compiler(lambda *_: 1e12)
     with mock.patch.object(plan, "measure", compiler):
-      found = plan.plan(CONFIG, memory_gb=1e-6)
+      found = plan.plan(run_of(CONFIG), memory_gb=1e-6)
     self.assertLen(compiler.asked, len(CONFIG.stages))
     for stage in found["stages"].values():
       self.assertEqual(set(stage["fits"].values()), {None})
@@ -137,19 +143,21 @@ class PlanTest(parameterized.TestCase):
       mock.patch.object(plan, "measure", Compiler(lambda *_: 1.0)),
     ):
       folder = pathlib.Path(temporary) / "new"
-      found = plan.plan(CONFIG, folder, memory_gb=1.0)
+      found = plan.plan(run_of(CONFIG, folder), memory_gb=1.0, writes=True)
       self.assertEqual([x.name for x in folder.iterdir()], ["plan.json"])
       self.assertEqual(json.loads((folder / "plan.json").read_text()), found)
       self.assertNotIn("fits", found["stages"]["dmg"])
-      plan.plan(CONFIG, memory_gb=1.0)
+      other = run_of(CONFIG, pathlib.Path(temporary) / "other")
+      plan.plan(other, memory_gb=1.0)
       self.assertLen(list(pathlib.Path(temporary).iterdir()), 1)
 
   def test_rematerialisation_is_no_work_of_the_model(self):
-    config, mesh = copy.deepcopy(CONFIG), sharding.make_mesh({"data": 8})
+    config = copy.deepcopy(CONFIG)
 
     def found():
-      stage = plan.abstract_stage(config, "dmg")
-      training = program.make_program(config, "dmg", stage, mesh)
+      run = run_of(config)
+      stage = plan.abstract_stage(run, "dmg")
+      training = program.make_program(run, "dmg", stage)
       computed = flops.count_flops(training.step, *training.arguments)
       return program.model_flops(training), computed
 

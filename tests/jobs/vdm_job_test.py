@@ -11,7 +11,8 @@ import tiny_vdm
 from lamd_jax.data import media, sources
 from lamd_jax.experiment import conditions
 from lamd_jax.experiment import workdir as workdir_lib
-from lamd_jax.jobs import edit, evaluate, sample, train
+from lamd_jax.experiment.run import make_run
+from lamd_jax.jobs import check, evaluate, generate, train
 from lamd_jax.report import page
 from lamd_jax.training import logging as training_log
 from lamd_jax.types import UserError
@@ -21,12 +22,13 @@ class VDMJobTest(absltest.TestCase):
   def test_from_data_to_report_and_on(self):
     config = tiny_vdm.get_config()
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"
-    train.check(config)
-    train.rehearse(config)
-    workdir_lib.open_workdir(folder, config)
-    train.train(config, folder)
+    run = make_run(config, folder)
+    check.check(run)
+    check.rehearse(run)
+    workdir_lib.open_workdir(make_run(config, folder))
+    train.train(run)
     self.assertLen(training_log.read_scalars(folder / "base"), 2)
-    sample.sample_clips(config, folder)
+    generate.sample_clips(run)
     with np.load(folder / "samples/clips.npz") as file:
       real, sampled = file["real"], file["sampled"]
       self.assertNotIn("reconstructed", file)
@@ -38,7 +40,7 @@ class VDMJobTest(absltest.TestCase):
     self.assertGreater(
       np.abs(sampled[:, 0, 1:].astype(int) - sampled[:, 1, 1:]).max(), 9
     )
-    figures = evaluate.evaluate(config, folder, 0.0)
+    figures = evaluate.evaluate(run, 0.0)
     self.assertNotIn("reconstruction_psnr", figures)
     self.assertGreater(figures["sample_first_frame_psnr"], 45)
     card = json.loads((folder / "cards/sample_motion.json").read_text())
@@ -49,20 +51,28 @@ class VDMJobTest(absltest.TestCase):
     self.assertIn("MOTION@4", text)
 
     video = folder / "samples/real_0.mp4"
-    paths = edit.edit(config, folder, "extend", video, num_frames=5, label=3)
+    longer = generate.Wish("extend", video, num_frames=5, said={"label": 3})
+    paths = generate.generate(run, longer)
     self.assertEqual(media.probe(paths[0]).num_frames, 5)
     source = sources.make_source(config.data.to_dict(), "eval")
-    describe = conditions.describer(config, source)
+    describe = conditions.describer(conditions.make_conditions(config), source)
     self.assertEqual(int(describe(1)["label"]), source.annotation(1)["label"])
 
     # A picture is one given frame; of another number it cannot be asked.
-    (path, _) = sample.animate(config, folder, real[0, 0], "mine", label=3)
+    wish = generate.Wish("animate", video, said={"label": 3})
+    path, _ = generate.generate(run, wish)
     self.assertTrue(path.exists())
     with self.assertRaisesRegex(UserError, "--caption: .* is 'class', not"):
-      sample.animate(config, folder, real[0, 0], "mine", caption="a disc")
+      generate.generate(run, wish._replace(said={"caption": "a disc"}))
+    from_nothing = generate.Wish("generate", said={"label": 3})
+    with self.assertRaisesRegex(UserError, "begins with 1 given frames; .* --image"):
+      generate.generate(run, from_nothing)
     config.sample.given_frames = 0
     with self.assertRaisesRegex(UserError, "0 given frames.*given_frames=1"):
-      sample.animate(config, folder, real[0, 0], "mine")
+      generate.generate(make_run(config, folder), wish)
+    paths = generate.generate(make_run(config, folder), from_nothing)
+    names = [f"{path.parent.name}/{path.name}" for path in paths]
+    self.assertEqual(names, ["generated/video_0.mp4", "generated/video_1.mp4"])
 
 
 if __name__ == "__main__":

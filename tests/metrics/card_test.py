@@ -114,7 +114,7 @@ class CardTest(absltest.TestCase):
     self.assertIn("split: not said | x", card.compare(a, first))
 
   def test_what_is_no_card_is_refused(self):
-    with self.assertRaisesRegex(UserError, "no card"):
+    with self.assertRaisesRegex(UserError, "not a card"):
       card.compare(make(), {"value": 3})
 
 

@@ -124,7 +124,7 @@ class ClipSetTest(FolderTestCase):
     with self.assertRaisesRegex(UserError, "nowhere does not exist"):
       clip_set.open_clips(self.folder / "nowhere")
     (self.folder / "a.txt").write_text("")
-    with self.assertRaisesRegex(UserError, "a.txt is another file; expected a folder"):
+    with self.assertRaisesRegex(UserError, "a.txt is another kind of file; expected"):
       clip_set.open_clips(self.folder / "a.txt")
 
   def test_a_broken_video_is_an_error_and_not_one_clip_less(self):
@@ -152,6 +152,14 @@ class ClipSetTest(FolderTestCase):
       UserError, "2 arrays .x, y.; name one of them, as in .*b.npz:x"
     ):
       clip_set.open_clips(self.folder / "b.npz")
+    objects = np.array([{}], dtype=object)
+    np.savez(self.folder / "b.npz", x=objects)
+    np.save(self.folder / "b.npy", objects, allow_pickle=True)
+    for name in ("b.npz", "b.npy"):  # Nothing is unpickled.
+      with self.assertRaisesRegex(
+        UserError, f"{name} cannot be read as a Num.*[Oo]bject"
+      ):
+        clip_set.open_clips(self.folder / name)
     (self.folder / "b.npz").write_bytes(b"nothing")
     with self.assertRaisesRegex(UserError, "b.npz cannot be read"):
       clip_set.open_clips(self.folder / "b.npz")

@@ -60,13 +60,40 @@ class FeaturesTest(absltest.TestCase):
 
   def test_a_damaged_cache_is_computed_anew(self):
     expected = self.features(self.clips, cache=self.folder)
-    (path,) = self.folder.iterdir()
-    path.write_bytes(path.read_bytes()[:200])
-    got = self.features(self.clips, cache=self.folder)
-    np.testing.assert_array_equal(got, expected)
+    (path,) = self.folder.glob("*/features.npy")
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1  # In the last clip's.
+    path.write_bytes(content)
     del self.calls[:]
-    self.features(self.clips, cache=self.folder)
+    with self.assertLogs(level="WARNING"):
+      got = self.features(self.clips, cache=self.folder)
+    np.testing.assert_array_equal(got, expected)
+    self.assertLen(self.calls, 1)
+    np.testing.assert_array_equal(
+      self.features(self.clips, cache=self.folder), expected
+    )
+    self.assertLen(self.calls, 1)
+
+  def test_a_run_that_is_interrupted_keeps_what_it_computed(self):
+    def clips():
+      yield from self.clips[:4]
+      raise KeyboardInterrupt
+
+    with self.assertRaises(KeyboardInterrupt):
+      self.features(clips(), cache=self.folder)
+    del self.calls[:]
+    self.features(self.clips[:3], cache=self.folder)
     self.assertEmpty(self.calls)
+
+  def test_clips_of_two_lengths_are_kept_side_by_side(self):
+    # As for features of each frame, whose rows are as long as the clip.
+    apply = lambda clips: clips.astype(jnp.float32).mean(axis=(2, 3))
+    detector = self.detector._replace(name="mean colours", apply=apply)
+    for _ in range(2):
+      for length in (3, 2):
+        clips = self.clips[:, :length]
+        got = self.features(clips, detector, cache=self.folder)
+        np.testing.assert_allclose(got, clips.mean(axis=(2, 3)), rtol=1e-5)
 
   def test_what_does_not_fit_is_named(self):
     with self.assertRaisesRegex(UserError, "clip 1 is 2 frames of 4x5, the first 3 fr"):

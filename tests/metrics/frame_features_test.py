@@ -1,4 +1,4 @@
-"""Features of frames beside those of the original packages, and batches.
+"""Features of frames against the original packages, and batches.
 
 The references were written by tests/benchmarks/feature_networks_reference.py.
 """

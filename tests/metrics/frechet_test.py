@@ -129,7 +129,7 @@ class IntervalTest(parameterized.TestCase):
 
   @parameterized.parameters(frechet.frechet_distance, frechet.kernel_distance)
   def test_what_is_no_set_of_features_is_refused(self, distance):
-    with self.assertRaisesRegex(UserError, "of 1; expected at least 2"):
+    with self.assertRaisesRegex(UserError, "a size of 1; expected at least 2"):
       distance(draw(1, 3), draw(5, 3))
     bad = draw(5, 3)
     bad[3, 1] = np.nan

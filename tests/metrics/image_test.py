@@ -1,4 +1,4 @@
-"""PSNR and SSIM by hand, by plain loops, and beside scikit-image.
+"""PSNR and SSIM against hand calculation, plain loops and scikit-image.
 
 Its values were written by tests/benchmarks/skimage_reference.py; scikit-image 0.26.0.
 """

@@ -23,7 +23,7 @@ def clips(seed, n=N):
 
 
 def colours(frames, width, seed):
-  """What stands for a network: a random product with each frame's mean colours."""
+  """A stand-in for a network: a random product with the mean colours of a frame."""
   rng = np.random.default_rng(seed)
   return frames.mean(axis=(-3, -2)) / 64 @ rng.normal(size=(3, width))
 

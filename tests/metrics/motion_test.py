@@ -62,7 +62,7 @@ class MotionTest(absltest.TestCase):
     got = motion.motion_statistics(size(alternating))
     np.testing.assert_allclose(got, [[30, 60, 30]])
 
-  def test_beside_real_clips(self):
+  def test_compared_with_real_clips(self):
     rng = np.random.default_rng(0)
     real = rng.integers(0, 200, (4, 5, 6, 7, 3), np.uint8) // 10 * 10
     same = motion.compared(real, real)

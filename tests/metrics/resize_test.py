@@ -1,4 +1,4 @@
-"""Resizing beside values known by hand, JAX's own, PyTorch's and TensorFlow 1's.
+"""Resizing against values known by hand, JAX's own, PyTorch's and TensorFlow 1's.
 
 The reference was written by tests/benchmarks/feature_networks_reference.py.
 """

@@ -71,7 +71,7 @@ class ScoreTest(FilesTestCase):
     self.assertEqual(fvd["protocol"]["height"], 6)
     self.assertEmpty(fvd["companions"])
 
-  def test_with_twice_the_real_clips_floor_and_ceiling_stand_beside_it(self):
+  def test_with_twice_the_real_clips_a_card_has_floor_and_ceiling(self):
     real, generated = videos(140, 0), videos(70, 1) // 2
     real[:, 1:] //= 2  # A still is then brighter than a video.
     (card,) = self.score(self.open("real", real), self.open("gen", generated))
@@ -114,7 +114,7 @@ class ScoreTest(FilesTestCase):
     with self.assertRaisesRegex(UserError, "9 clips are too few for FVD"):
       self.score(real, few, (KVD._replace(detector=never), alone))
 
-  def test_pairs_are_compared_one_by_one_and_stills_beside_them(self):
+  def test_pairs_are_compared_one_by_one_and_with_stills(self):
     real, generated = videos(5, 0), videos(5, 1)
     (card,) = self.score(self.open("r", real), self.open("g", generated), (PSNR,))
     self.assertAlmostEqual(card["value"], image.psnr(real, generated))
@@ -123,7 +123,7 @@ class ScoreTest(FilesTestCase):
     with self.assertRaisesRegex(UserError, "5 generated .* one by one with 4 real"):
       self.score(self.open("r", real), self.open("g", generated), (PSNR,), num_real=4)
 
-  def test_of_one_set_alone_real_clips_stand_beside_it(self):
+  def test_a_measure_of_one_set_has_real_clips_as_companions(self):
     real, generated = videos(6, 0), videos(5, 1)
     (card,) = self.score(self.open("r", real), self.open("g", generated), (SPREAD,))
     spread = lambda clips: float(np.asarray(mean_colours(clips)).std())
@@ -230,6 +230,14 @@ class ToolTest(FilesTestCase):
     self.assertRegex(out, r"frames 5 to 9: PSNR@8 = ")
     mean = np.mean([card["value"] for card in cards if card["name"] == "PSNR@8"])
     self.assertIn(f"mean of 2 PSNR: {mean:.4g} ±", out)
+
+  def test_a_card_that_cannot_be_written_is_one_line(self):
+    real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
+    path = self.folder / "file" / "card.json"
+    path.parent.write_text("mine")
+    code, _, error = self.run_tool("psnr", real, generated, f"--output={path}")
+    self.assertEqual(code, 2)
+    self.assertRegex(error, "^cannot write .*card.json .*; choose another folder\n$")
 
   def test_cards_of_several_measures_are_compared_one_by_one(self):
     real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))

@@ -136,7 +136,7 @@ class TextEncoderTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, "embeddings.weight is missing among 1 arr"):
       text_encoder.from_huggingface({"shared.weight": np.zeros((3, 2))})
     adapted = arrays() | {"encoder.layer.0.attention.self.query.lora_A": np.zeros(3)}
-    with self.assertRaisesRegex(UserError, "query.lora_A is no part of BERT"):
+    with self.assertRaisesRegex(UserError, "query.lora_A is not part of BERT"):
       text_encoder.from_huggingface(adapted, CONFIG)
     for key, value in (
       ("model_type", "roberta"),

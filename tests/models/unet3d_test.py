@@ -302,8 +302,8 @@ class SizeTest(parameterized.TestCase):
 class UserErrorTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(x=X[:, :, :3]), "2 levels.*divisible by 2, given 3x6"),
-    (dict(num_images=-1), "num_images=-1: of 5 frames 0 to 5"),
-    (dict(num_images=6), "num_images=6: of 5 frames 0 to 5"),
+    (dict(num_images=-1), "num_images=-1: expected 0 to 5 of 5 frames"),
+    (dict(num_images=6), "num_images=6: expected 0 to 5 of 5 frames"),
     (dict(num_images=0), "a video of 5 frames is longer than max_frames=4"),
     (dict(cond=COND[:, 0, :5]), r"cond has the shape \(2, 5\); expected \(2, 6\)"),
   )

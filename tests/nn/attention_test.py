@@ -3,12 +3,15 @@
 import functools
 
 from absl.testing import absltest, parameterized
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.special
 
 from lamd_jax.nn import attention
+from lamd_jax.nn.blocks import Norm
+from lamd_jax.nn.remat import call_block
 from lamd_jax.types import UserError
 
 
@@ -44,20 +47,20 @@ def shuffled_pixels(x, order):
 # The formulas in float64, one example at a time: tokens are n c.
 
 
-def standardized(x, p, axis):
+def standardized(x, p, axis, epsilon):
   x = x - x.mean(axis, keepdims=True)
-  x = x / np.sqrt(np.mean(x * x, axis, keepdims=True) + 1e-6)
+  x = x / np.sqrt(np.mean(x * x, axis, keepdims=True) + epsilon)
   return x.reshape(x.shape[0], -1) * p["scale"] + p["bias"]
 
 
-def group_norm(x, p):
-  """Two groups of four channels, over all tokens."""
-  x = np.stack(np.split(x, 2, axis=-1), axis=1)  # n groups c/groups
-  return standardized(x, p["norm"], axis=(0, 2))
+def group_norm(x, p, groups=2, epsilon=1e-6):
+  """Groups of channels, over all tokens."""
+  x = np.stack(np.split(x, groups, axis=-1), axis=1)  # n groups c/groups
+  return standardized(x, p["norm"], axis=(0, 2), epsilon=epsilon)
 
 
-def layer_norm(x, p):
-  return standardized(x, p, axis=-1)
+def layer_norm(x, p, epsilon=1e-6):
+  return standardized(x, p, axis=-1, epsilon=epsilon)
 
 
 def dense(x, p):
@@ -68,7 +71,7 @@ def attend(x, y, p):
   out = np.array(p["out"]["bias"])
   for head in range(2):
     q, k, v = (
-      tokens @ p[name]["kernel"][:, head] + p[name]["bias"][head]
+      tokens @ p[name]["kernel"][:, head] + p[name].get("bias", (0.0, 0.0))[head]
       for tokens, name in ((x, "query"), (y, "key"), (y, "value"))
     )
     weights = scipy.special.softmax(q @ k.T / np.sqrt(q.shape[-1]), axis=-1)
@@ -76,13 +79,14 @@ def attend(x, y, p):
   return out
 
 
-def transformer(x, cond, p):
-  h = dense(group_norm(x, p["norm"]), p["proj_in"])
-  normed = layer_norm(h, p["norm_self"])
+def transformer(x, cond, p, groups=2, epsilon=1e-6, norm_epsilon=1e-6):
+  h = dense(group_norm(x, p["norm"], groups, epsilon), p["proj_in"])
+  normed = layer_norm(h, p["norm_self"], norm_epsilon)
   h = h + attend(normed, normed, p["self_attention"])
-  normed = layer_norm(h, p["norm_cross"])
+  normed = layer_norm(h, p["norm_cross"], norm_epsilon)
   h = h + attend(normed, normed if cond is None else cond, p["cross_attention"])
-  value, gate = np.split(dense(layer_norm(h, p["norm_mlp"]), p["mlp_in"]), 2, -1)
+  normed = layer_norm(h, p["norm_mlp"], norm_epsilon)
+  value, gate = np.split(dense(normed, p["mlp_in"]), 2, -1)
   gelu = gate * 0.5 * (1.0 + scipy.special.erf(gate / np.sqrt(2.0)))
   return x + dense(dense(value * gelu, p["mlp_out"]) + h, p["proj_out"])
 
@@ -141,6 +145,85 @@ class AttentionTest(parameterized.TestCase):
     with self.assertRaisesRegex(UserError, "head_channels=5 does not divide the 16"):
       attention.count_heads(16, 5)
 
+  def test_heads_are_given_by_their_number(self):
+    self.assertEqual(attention.count_heads(320, 64, num_heads=8), 8)
+    self.assertEqual(attention.count_heads(1280, 64, num_heads=8), 8)
+    with self.assertRaisesRegex(UserError, "num_heads=6 does not divide the 320"):
+      attention.count_heads(320, 64, num_heads=6)
+
+
+class ForeignTransformerTest(parameterized.TestCase):
+  """What the transformers of Stable Diffusion and its descendants do differently."""
+
+  def test_without_biases_and_with_other_norms_it_is_the_formula(self):
+    module = attention.SpatialTransformer(
+      2, qkv_bias=False, norm=functools.partial(Norm, groups=4, epsilon=0.7),
+      norm_epsilon=0.3,
+    )  # fmt: skip
+    variables = filled(module, X, COND)
+    for name in ("self_attention", "cross_attention"):
+      with_bias = {k for k, v in variables["params"][name].items() if "bias" in v}
+      self.assertEqual(with_bias, {"out"})
+    got = jax.jit(module.apply)(variables, X, COND)
+    p = jax.tree.map(lambda a: np.asarray(a, np.float64), variables["params"])
+    for i in range(2):
+      x, cond = np.asarray(X[i], np.float64).reshape(12, 8), np.float64(COND[i])
+      expected = transformer(x, cond, p, 4, epsilon=0.7, norm_epsilon=0.3)
+      scale = np.abs(expected).max()
+      np.testing.assert_allclose(
+        got[i].reshape(12, 8) / scale, expected / scale, atol=2e-5
+      )
+
+  def test_the_hook_maps_what_is_projected_out(self):
+    # The projection is linear: of 3 tokens + extra it makes 3 times what it made.
+    variables = filled(attention.SpatialTransformer(2), X, COND)
+    hook = lambda tokens, extra: 3.0 * tokens + extra
+    hooked = attention.SpatialTransformer(2, temporal=hook)
+    p = variables["params"]["proj_out"]
+    extra = normal(2, 12, 8, seed=6)
+    got = jax.jit(hooked.apply)(variables, X, COND, None, extra) - X
+    plain = filled_apply("transformer")(X, COND) - X - p["bias"]
+    expected = 3.0 * plain.reshape(2, 12, 8) + extra @ p["kernel"] + p["bias"]
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(
+      got.reshape(2, 12, 8) / scale, expected / scale, atol=1e-5
+    )
+
+  @parameterized.parameters("none", "block")
+  def test_a_module_mixes_frames_and_its_parameters_are_the_transformers(self, remat):
+    class Net(nn.Module):
+      @nn.compact
+      def __call__(self, x, cond):
+        block = attention.SpatialTransformer(
+          2, temporal=MixFrames(3, parent=None), name="block"
+        )
+        return call_block(block, remat, x, cond, None, cond.mean(1))
+
+    x, cond = normal(3, 2, 4, 8), normal(3, 5, 6, seed=2)  # Three frames of a clip.
+    variables = filled(Net(), x, cond)
+    params = variables["params"]["block"]
+    self.assertEqual(params["temporal"]["out"]["kernel"].shape, (14, 8))
+    apply = jax.jit(Net().apply)
+    y, moved = apply(variables, x, cond), apply(variables, x.at[1, 0].add(1.0), cond)
+    self.assertGreater(np.abs(y - moved)[::2].max(-1).min(), 1e-3)
+    loss = lambda v: jnp.square(Net().apply(v, x, cond)).sum()
+    grads = jax.jit(jax.grad(loss))(variables)["params"]["block"]["temporal"]
+    self.assertGreater(np.abs(grads["out"]["kernel"]).min(), 0.0)
+
+
+class MixFrames(nn.Module):
+  """Adds to each token a projection of the mean of all frames and of a condition."""
+
+  num_frames: int
+
+  @nn.compact
+  def __call__(self, tokens, cond):
+    mean = tokens.reshape(-1, self.num_frames, *tokens.shape[1:]).mean(1)
+    mean = jnp.repeat(mean, self.num_frames, axis=0)
+    cond = jnp.broadcast_to(cond[:, None], (*tokens.shape[:2], cond.shape[-1]))
+    both = jnp.concatenate([mean, cond], axis=-1)
+    return tokens + nn.Dense(tokens.shape[-1], name="out")(both)
+
 
 VIDEO = normal(2, 5, 2, 3, 8, seed=5)
 MASK = np.array(  # Every row different, no two frames alike.
@@ -190,6 +273,17 @@ class TemporalAttentionTest(parameterized.TestCase):
     np.testing.assert_allclose(
       got.reshape(x.shape) / scale, expected / scale, atol=2e-5
     )
+
+  def test_with_a_norm_over_time_pixels_do_not_see_each_other(self):
+    norm = functools.partial(Norm, over="time")
+    layer = attention.TemporalAttention(2, 5, norm=norm)
+    variables = filled(layer, VIDEO)
+    apply = jax.jit(layer.apply)
+    y, moved = apply(variables, VIDEO), apply(variables, VIDEO.at[0, 1, 0, 2].add(3.0))
+    by = np.abs(moved - y).max(-1)  # b f h w
+    self.assertGreater(by[0, :, 0, 2].min(), 1e-3)
+    by[0, :, 0, 2] = 0.0
+    np.testing.assert_array_equal(by, np.zeros_like(by))
 
   def test_a_short_clip_uses_the_middle_of_the_tables(self):
     long, short = (attention.TemporalAttention(2, frames) for frames in (9, 5))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from lamd_jax.nn import blocks
+from lamd_jax.types import UserError
 
 FACTORIZED = ((1, 3, 3), (3, 1, 1))
 
@@ -25,14 +26,14 @@ def filled(module, *args):
   return jax.tree.map(lambda s: jnp.float32(rng.normal(0.0, 0.5, s.shape)), shapes)
 
 
-def normalized(x, params):
-  """Group norm in float64 with three groups, by a loop."""
+def normalized(x, params, groups=3, epsilon=1e-6):
+  """Group norm of each frame in float64, by a loop."""
   x = np.asarray(x, np.float64)
   y = np.empty_like(x)
   for place in np.ndindex(*x.shape[:-3]):
-    for group in np.split(np.arange(x.shape[-1]), 3):
+    for group in np.split(np.arange(x.shape[-1]), groups):
       part = x[place][..., group]
-      y[place][..., group] = (part - part.mean()) / np.sqrt(part.var() + 1e-6)
+      y[place][..., group] = (part - part.mean()) / np.sqrt(part.var() + epsilon)
   return y * np.asarray(params["norm"]["scale"]) + np.asarray(params["norm"]["bias"])
 
 
@@ -56,6 +57,39 @@ class NormTest(parameterized.TestCase):
     got = jax.jit(blocks.Norm().apply)(variables, x)
     expected = normalized(x, variables["params"])
     np.testing.assert_allclose(got, expected, atol=2e-5)
+
+  @parameterized.parameters("frame", "clip", "time")
+  def test_with_other_fields_it_is_the_formula(self, over):
+    x = 3.0 + 2.0 * normal(2, 3, 4, 5, 12)
+    norm = blocks.Norm(over, groups=6, epsilon=0.7)
+    variables = filled(norm, x)
+    got = jax.jit(norm.apply)(variables, x)
+    # The same values, arranged so that what shares statistics is a frame.
+    if over == "clip":
+      frames = x.reshape(2, 12, 5, 12)
+    elif over == "time":
+      frames = x.transpose(0, 2, 3, 1, 4)[..., None, :]  # b h w f 1 c
+    else:
+      frames = x
+    expected = normalized(frames, variables["params"], groups=6, epsilon=0.7)
+    if over == "time":
+      expected = expected[..., 0, :].transpose(0, 3, 1, 2, 4)
+    np.testing.assert_allclose(got, expected.reshape(x.shape), atol=2e-5)
+
+  def test_an_image_is_a_clip_of_one_frame(self):
+    x = normal(2, 4, 5, 12)
+    variables = filled(blocks.Norm(), x)
+    got = [jax.jit(blocks.Norm(over).apply)(variables, x) for over in ("frame", "clip")]
+    np.testing.assert_array_equal(*got)
+
+  @parameterized.parameters(
+    (dict(over="space"), "Norm.over is 'space'; known: frame, clip, time"),
+    (dict(groups=5), "Norm.groups=5 does not divide 12 channels"),
+    (dict(over="time"), "over='time' was given 4 axes"),
+  )
+  def test_impossible_fields_are_named(self, fields, message):
+    with self.assertRaisesRegex(UserError, message):
+      jax.eval_shape(blocks.Norm(**fields).init, jax.random.key(0), normal(2, 4, 5, 12))
 
   def test_a_fresh_norm_gives_mean_zero_and_deviation_one(self):
     x = 3.0 + 2.0 * normal(2, 3, 4, 5, 12)
@@ -121,6 +155,21 @@ class ResBlockTest(parameterized.TestCase):
     h = silu(normalized(h + shift[:, None, None], p["norm_1"]))
     skip = np.asarray(x) if features == 12 else convolved(np.asarray(x), "skip")
     np.testing.assert_allclose(got, skip + convolved(h, "conv_1"), atol=1e-4)
+
+  def test_its_norms_and_padding_may_be_others(self):
+    x = 2.0 + normal(2, 4, 5, 12)
+    norm = functools.partial(blocks.Norm, groups=6, epsilon=0.7)
+    block = blocks.ResBlock(12, ((1, 1), (3, 3)), norm=norm, padding="edge")
+    variables = filled(block, x)
+    got = jax.jit(block.apply)(variables, x)
+    p = jax.tree.map(np.asarray, variables["params"])
+    h = silu(normalized(x, p["norm_0"], 6, 0.7))
+    h = h @ p["conv_0"]["kernel"][0, 0] + p["conv_0"]["bias"]
+    h = silu(normalized(h, p["norm_1"], 6, 0.7))
+    h = np.pad(h, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    kernel = p["conv_1"]["kernel"]
+    y = sum(h[:, i : i + 4, j : j + 5] @ kernel[i, j] for i, j in np.ndindex(3, 3))
+    np.testing.assert_allclose(got, x + y + p["conv_1"]["bias"], atol=1e-3)
 
   @parameterized.product(scale_shift=[False, True], per_frame=[False, True])
   def test_an_embedding_is_of_the_example_or_of_each_frame(

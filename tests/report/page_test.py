@@ -1,24 +1,24 @@
-"""The report: everything on it is true of the work folder, and harmless."""
+"""The report: everything on it is true to the work folder, and harmless."""
 
 import base64
+import contextlib
 from html.parser import HTMLParser
 import io
 import json
-import math
 import os
 import pathlib
-import re
 import tempfile
 from unittest import mock
-from xml.etree import ElementTree
 
 from absl.testing import absltest, parameterized
 import av
+import jinja2
 import numpy as np
 from PIL import Image
 
+from lamd_jax.data import media
 from lamd_jax.metrics import image, protocol
-from lamd_jax.report import content, curves, page
+from lamd_jax.report import page, reading, videos, view
 from lamd_jax.types import UserError
 
 N, S, F, H, W = 2, 3, 4, 32, 48
@@ -137,8 +137,9 @@ class ReportTest(parameterized.TestCase):
     np.savez(self.workdir / "samples" / "clips.npz", **(arrays | more))
 
   def page(self, with_video=True) -> Page:
-    videos = content.videos if with_video else lambda clips: "<p>No time.</p>"
-    with mock.patch.object(content, "videos", videos):
+    with contextlib.ExitStack() as stack:
+      if not with_video:  # Encoding takes most of the time.
+        stack.enter_context(mock.patch.object(videos, "make_videos", return_value=None))
       path = page.write_report(self.workdir)
     self.assertEqual(path, self.workdir / "report.html")
     return Page(path.read_text(encoding="utf-8"))
@@ -182,7 +183,7 @@ class ReportTest(parameterized.TestCase):
       for name, clip in expected.items():
         video, rate = decode(shown[f"{name}, clip {n + 1}"]["src"])
         self.assertEqual(rate, FPS)
-        factor = content.CLIP_PIXELS // H
+        factor = videos.CLIP_PIXELS // H
         self.assertEqual(video.shape, (F, H * factor, W * factor, 3))
         # The middle of each enlarged pixel; the nearest other clip is at 17 dB.
         small = video[:, factor // 2 :: factor, factor // 2 :: factor]
@@ -201,7 +202,7 @@ class ReportTest(parameterized.TestCase):
     for tag, attributes in page.elements:
       self.assertNotIn(tag, ("link", "iframe", "object", "embed", "base"))
       for name in ("src", "href", "xlink:href", "poster", "srcset", "action"):
-        if name in attributes:
+        if name in attributes and (tag, name) != ("a", "href"):
           self.assertRegex(attributes[name], r"^(data:|#)", msg=tag)
     text = (self.workdir / "report.html").read_text()
     self.assertNotRegex(text, r"url\((?!#)")
@@ -217,22 +218,30 @@ class ReportTest(parameterized.TestCase):
       self.assertTrue(attributes.get("alt") or attributes.get("aria-label"))
     ids = [x["id"] for _, x in page.elements if "id" in x]
     self.assertCountEqual(ids, set(ids))
-    targets = {x["href"].removeprefix("#") for x in page.all("a")}
-    self.assertLessEqual(targets, {*ids})
+    targets = {x["href"] for x in page.all("a") if x["href"].startswith("#")}
+    self.assertLessEqual(targets, {f"#{x}" for x in ids})
+    self.assertIn("#video", targets)
 
   def test_text_from_files_is_never_markup(self):
     evil = "<script>alert(1)</script><b x=\"'&amp;"
     self.config |= {"system": evil, "stages": ["mcd_vae", evil], evil: evil}
     self.config["data"]["name"] = evil
     self.write("config.json", self.config)
-    self.write("environment.json", {evil: evil})
+    self.write("environment.json", {evil: evil, "command": evil})
+    (self.workdir / "cards").mkdir()
+    card = dict(name=evil, value=evil, companions={evil: evil}, protocol={evil: evil})
+    self.write("cards/sample_x.json", card)
     self.write("metrics.json", self.metrics | {evil: 1.0, "wall_seconds": evil})
-    self.write_scalars("mcd_vae", [{"step": 1, "loss": 1.0, evil: 2.0}])
+    rows = [{"step": i, "loss": 1.0, evil: 2.0} for i in (1, 2)]
+    self.write_scalars("mcd_vae", [*rows, {"step": 3, f"{evil}, once": 2.0}])
     (self.workdir / "skipped_files.txt").write_text(f"{evil}: {evil}\n")
     self.save_clips(caption=np.array([evil, evil]))
     page = self.page()
     self.assertLen(page.all("script"), 1)
+    self.assertEmpty([x for x in page.all("b") if x])
     self.assertGreater(page.text.count(evil), 8)
+    self.assertNotEmpty([x for x in page.all("svg") if evil in x["aria-label"]])
+    self.assertIn(f"Logged once: {evil}, once 2", page.text)
     self.assertNotIn("<script>alert", (self.workdir / "report.html").read_text())
 
   def test_scores_stand_beside_their_companions_and_their_protocol(self):
@@ -257,6 +266,21 @@ class ReportTest(parameterized.TestCase):
     self.assertNotIn("sample_fvd 123", page.text)  # Once is enough.
     (self.workdir / "cards/sample_fvd.json").write_text("{")
     self.assertIn("sample_fvd.json could not be read", self.page(False).text)
+
+  @parameterized.parameters(
+    dict(interval_95="ab"),
+    dict(interval_95=[1.0]),
+    dict(companions=[1]),
+    dict(protocol="none"),
+    dict(name=None),
+  )
+  def test_a_file_that_is_no_card_is_said_and_left_out(self, **wrong):
+    card = {"name": "FVD@256", "value": 1.0} | wrong
+    (self.workdir / "cards").mkdir()
+    self.write("cards/x.json", {k: v for k, v in card.items() if v is not None})
+    text = self.page(with_video=False).text
+    self.assertIn("x.json could not be read: it is not a card", text)
+    self.assertNotIn("FVD@256", text)
 
   def test_captions_and_skipped_files_are_shown(self):
     self.save_clips(caption=np.array(["a red Disc orbits", "two"]))
@@ -335,7 +359,7 @@ class ReportTest(parameterized.TestCase):
       {"step": 2, "loss": 2.0},
     ]
     self.write_scalars("mcd_vae", rows)
-    curves = page.read_curves(self.workdir / "mcd_vae" / "scalars.jsonl", [])
+    curves = reading.read_curves(self.workdir / "mcd_vae" / "scalars.jsonl", [])
     self.assertEqual(curves, {"loss": ([1, 2], [3.0, 2.0])})
 
   def test_values_that_are_not_finite_are_left_out_and_counted(self):
@@ -346,10 +370,10 @@ class ReportTest(parameterized.TestCase):
     ]
     self.write_scalars("mcd_vae", rows)
     missing = []
-    curves = page.read_curves(self.workdir / "mcd_vae" / "scalars.jsonl", missing)
+    curves = reading.read_curves(self.workdir / "mcd_vae" / "scalars.jsonl", missing)
     self.assertEqual(curves, {"loss": ([1, 3], [3.0, 1.0])})
     self.assertEqual(
-      missing, ["mcd_vae/scalars.jsonl: 1 values are not finite and left out."]
+      missing, ["mcd_vae/scalars.jsonl: 1 non-finite value left out of the curves."]
     )
 
   def test_many_clips_and_samples_are_cut_and_counted(self):
@@ -358,8 +382,8 @@ class ReportTest(parameterized.TestCase):
     more = np.repeat(np.repeat(sampled, 5, axis=0), 2, axis=1)
     self.save_clips(real=many, reconstructed=many, sampled=more)
     with (
-      mock.patch.object(content, "MAX_CLIPS", 3),
-      mock.patch.object(content, "MAX_SAMPLES", 1),
+      mock.patch.object(videos, "MAX_CLIPS", 3),
+      mock.patch.object(videos, "MAX_SAMPLES", 1),
     ):
       page = self.page()
     self.assertLen(page.all("video"), 3 * 3)
@@ -370,55 +394,105 @@ class ReportTest(parameterized.TestCase):
     before, names = path.read_bytes(), {*self.workdir.iterdir()}
     with (
       mock.patch.object(os, "replace", side_effect=OSError("gone")),
-      mock.patch.object(content, "videos", return_value=""),
+      mock.patch.object(videos, "make_videos", return_value=None),
       self.assertRaisesRegex(OSError, "gone"),
     ):
       page.write_report(self.workdir)
     self.assertEqual(path.read_bytes(), before)
     self.assertEqual({*self.workdir.iterdir()}, names)
 
+  def test_links_lead_to_what_the_folder_has(self):
+    def links():
+      found = [x["href"] for x in self.page(with_video=False).all("a")]
+      return [x for x in found if not x.startswith("#")]
+
+    files = ["samples/", "metrics.json", "config.json", "environment.json"]
+    self.assertEqual(links(), files)
+    for name in files:
+      self.assertTrue((self.workdir / name).exists())
+    (self.workdir / "metrics.json").unlink()
+    self.assertNotIn("metrics.json", links())
+
+  @parameterized.parameters(
+    ("/a b/lamd_jax/main.py --config=c.py:smoke", "python -m lamd_jax.main --config=c"),
+    ("train.py --x=/lamd_jax/main.pyc", "train.py --x=/lamd_jax/main.pyc"),
+  )
+  def test_the_command_stands_as_one_types_it(self, recorded, typed):
+    self.write("environment.json", {"command": recorded})
+    self.assertIn(f"go on with it {typed}", self.page(with_video=False).text)
+    self.write("environment.json", {"jax": "0.10.2"})
+    self.assertNotIn("To repeat it", self.page(with_video=False).text)
+
+  def test_a_value_logged_once_is_said_and_not_drawn(self):
+    rows = [{"step": i, "loss": 1.0 / i} for i in (1, 2)]
+    rows[1]["still_share"] = 0.25
+    self.write_scalars("dmg", rows)
+    page = self.page(with_video=False)
+    self.assertIn("Logged once: still_share 0.25 at step 2.", page.text)
+    labels = [x["aria-label"] for x in page.all("svg")]
+    self.assertLen([x for x in labels if x.startswith("dmg")], 1)
+
+  def test_each_row_of_a_contact_sheet_has_its_label(self):
+    real, _, sampled = self.clips
+    rows = np.stack([real, sampled[:, 0]], axis=1).reshape(-1, *real.shape[1:])
+    media.contact_sheet(rows[..., :H, :], self.workdir / "mcd_vae" / "grid_11.png")
+    page = self.page(with_video=False)
+    self.assertIn("at step 11", page.text)
+    self.assertIn("from left to right. real 1 model 1 real 2 model 2 Stage", page.text)
+
+  @parameterized.parameters(
+    dict(frames=F + 1),  # Another number of columns.
+    dict(frames="many"),
+    dict(frames=0),
+    dict(rows=3),  # Not in pairs.
+  )
+  def test_rows_of_another_layout_are_not_labelled(self, frames=F, rows=4):
+    path = self.workdir / "grid_1.png"
+    media.contact_sheet(np.zeros((rows, F, H, H, 3), np.uint8), path)
+    sheet = reading.read_sheet(self.workdir, [])
+    assert sheet is not None
+    self.assertEqual(view.sheet_labels(sheet, frames), [])
+
+  def test_a_broken_contact_sheet_is_said_and_left_out(self):
+    (self.workdir / "mcd_vae" / "grid_12.png").write_bytes(b"no picture")
+    page = self.page(with_video=False)
+    self.assertIn("mcd_vae/grid_12.png could not be read", page.text)
+    self.assertNotIn("What it drew", page.text)
+
+  def test_what_a_screen_reader_says_of_rows_and_frames(self):
+    page = self.page()
+    (output,) = page.all("output")
+    self.assertEqual(output["aria-live"], "off")  # Else it speaks at each frame.
+    headings = {x["id"] for x in page.all("h3") if "id" in x}
+    rows = [x for x in page.all("section") if x.get("class") == "clip"]
+    self.assertEqual({x["aria-labelledby"] for x in rows}, headings)
+    self.assertLen(rows, N)
+
+  @parameterized.parameters(
+    (0, "none of them given", "sees none of it"),
+    (1, "from one given frame", "sees the given frame alone"),
+    (2, "the first 2 of them given", "sees the first 2 frames"),
+  )
+  def test_the_given_frames_are_counted(self, given, subtitle, intro):
+    self.save_clips(given_frames=given)
+    self.write("metrics.json", {"protocol_given_frames": float(given)})
+    page = self.page()
+    self.assertIn(f"{F} frames of {H}x{H} pixels", page.text)
+    self.assertIn(subtitle, page.text)
+    self.assertIn(intro, page.text)
+    pictures = [x for x in page.all("img") if x["alt"].startswith("given")]
+    self.assertLen(pictures, N if given else 0)
+
+  def test_templates_escape_text_and_refuse_misspelt_values(self):
+    render = lambda text, **values: page.templates().from_string(text).render(**values)
+    self.assertEqual(render("<b>{{ x }}", x="<i>"), "<b>&lt;i&gt;")
+    for text in ("{{ x.nothing }}", "{% if x.nothing %}{% endif %}", "{{ nothing }}"):
+      with self.assertRaises(jinja2.UndefinedError):
+        render(text, x=object())
+
   def test_no_folder_is_the_users_mistake(self):
     with self.assertRaisesRegex(UserError, "no work folder '.*nowhere'"):
       page.write_report(self.workdir / "nowhere")
-
-
-class CurveTest(parameterized.TestCase):
-  def lines(self, svg):
-    """The points of each drawn curve, in the order drawn."""
-    result = []
-    for path in ElementTree.fromstring(svg).iter("{http://www.w3.org/2000/svg}path"):
-      style = path.get("style", "")
-      if "var(--accent)" in style or "var(--raw)" in style:
-        numbers = re.findall(r"-?\d+\.?\d*", path.get("d", ""))
-        result.append(np.array(numbers, float).reshape(-1, 2))
-    return result
-
-  def test_a_straight_curve_is_drawn_straight_and_downwards(self):
-    steps = [0, 10, 30, 40]
-    (line,) = self.lines(curves.curve_svg(steps, [40.0, 30.0, 10.0, 0.0], "x"))
-    slopes = np.diff(line[:, 1]) / np.diff(line[:, 0])
-    self.assertTrue((slopes > 0).all())  # y points down in SVG.
-    np.testing.assert_allclose(slopes, slopes[0], rtol=1e-3)
-
-  def test_an_exponential_curve_is_straight_on_its_logarithmic_axis(self):
-    steps = [*range(0, 50, 5)]
-    values = [math.exp(-step / 7) for step in steps]
-    (line,) = self.lines(curves.curve_svg(steps, values, "x"))
-    slope = (line[-1, 1] - line[0, 1]) / (line[-1, 0] - line[0, 0])
-    expected = line[0, 1] + slope * (line[:, 0] - line[0, 0])
-    np.testing.assert_allclose(line[:, 1], expected, atol=0.01)
-
-  def test_a_long_curve_has_a_running_mean_beside_it(self):
-    values = [(-1.0) ** i for i in range(1000)]
-    raw, smoothed = self.lines(curves.curve_svg([*range(1000)], values, "x"))
-    self.assertLess(np.ptp(smoothed[20:-20, 1]), 0.05 * np.ptp(raw[:, 1]))
-
-  @parameterized.parameters(([7], [1.5]), ([1, 2], [0.0, 0.0]), ([1, 2, 3], [5, 5, 5]))
-  def test_short_and_constant_curves_are_drawn(self, steps, values):
-    svg = curves.curve_svg(steps, [float(x) for x in values], 'a "label" <')
-    root = ElementTree.fromstring(svg)
-    self.assertEqual(root.get("aria-label"), 'a "label" <')
-    self.assertNotIn("#0102", svg)  # No stand-in colour is left.
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The log of examples: what several processes wrote is one order."""
+"""The log of examples: the files of several processes combine into one order."""
 
 import json
 import pathlib
@@ -25,7 +25,7 @@ class ExamplesTest(absltest.TestCase):
         file.write(json.dumps(line) + "\n")
 
   def test_what_is_written_is_read_and_goes_on(self):
-    for steps in ((1, 2), (2, 3)):  # The second update is made again.
+    for steps in ((1, 2), (2, 3)):  # The second update is repeated.
       with examples.Log(self.folder / "stage", [1, 0], is_on=True) as log:
         for step in steps:
           log.write(step, np.array([step, 7], np.int32))
@@ -59,10 +59,10 @@ class ExamplesTest(absltest.TestCase):
   def test_rows_that_disagree_or_lack_are_told(self):
     self.write(0, (1, 0, [4, 5]))
     self.write(1, (1, 1, [6]))
-    with self.assertRaisesRegex(UserError, "row 1 of update 1 is example 6, .* is 5"):
+    with self.assertRaisesRegex(UserError, "row 1 of update 1 is example 6, but 5 in"):
       examples.read(self.folder)
     (self.folder / "examples_0.jsonl").unlink()
-    with self.assertRaisesRegex(UserError, "update 1 are not all there"):
+    with self.assertRaisesRegex(UserError, "examples of update 1 are missing"):
       examples.read(self.folder)
 
 

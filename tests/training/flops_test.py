@@ -1,4 +1,4 @@
-"""FLOPs: by hand, by XLA, and through everything that programs are built of."""
+"""FLOPs: by hand, by XLA, and through all the constructs of a program."""
 
 import functools
 from unittest import mock
@@ -37,7 +37,7 @@ def conv(lhs, rhs, strides=(1, 1), padding="SAME", numbers=None, **options):
 
 
 class Net(nn.Module):
-  """Plain layers of every kind, without a loop."""
+  """Network with every kind of layer, without a loop."""
 
   @nn.compact
   def __call__(self, x):
@@ -57,7 +57,7 @@ class FlopsTest(parameterized.TestCase):
     ("an outer product", jnp.outer, (shaped(3), shaped(5)), 0),
     ("no padding", functools.partial(conv, padding="VALID"),
      (shaped(2, 6, 7, 3), shaped(3, 2, 3, 5)), 2 * 2 * 5 * 3 * (4 * 3) * (6 * 2)),
-    # Of 3 taps, the outer ones each miss one of n places: 3 n - 2 meetings.
+    # The outer two of 3 taps each miss one of n positions: 3 n - 2 meetings.
     ("padding does not count", conv, (shaped(2, 6, 7, 3), shaped(3, 3, 3, 5)),
      2 * 2 * 5 * 3 * (3 * 6 - 2) * (3 * 7 - 2)),
     ("strides", functools.partial(conv, strides=(2, 3), padding="VALID"),
@@ -67,7 +67,7 @@ class FlopsTest(parameterized.TestCase):
      (shaped(2, 5, 5, 6), shaped(1, 1, 2, 9)), 2 * 2 * 9 * 2 * 25),
     ("a dilated kernel", functools.partial(conv, padding="VALID", rhs_dilation=(2, 1)),
      (shaped(1, 7, 1, 3), shaped(3, 1, 3, 5)), 2 * 5 * 3 * (3 * 3)),
-    # Each entry of the input meets every tap once; nothing else meets.
+    # Each input entry meets every tap once, and nothing else does.
     ("transposed", lambda x, k: jax.lax.conv_transpose(x, k, (2, 2), "VALID"),
      (shaped(2, 4, 5, 3), shaped(2, 2, 3, 5)), 2 * 2 * 5 * 3 * (4 * 5) * 4),
     ("other layouts", functools.partial(conv, padding="VALID",
@@ -79,7 +79,7 @@ class FlopsTest(parameterized.TestCase):
 
   def test_groups_of_the_batch_by_hand(self):
     fn = functools.partial(conv, padding="VALID", batch_group_count=3)
-    # 6 examples in 3 groups of 2: of 9 channels out, each group makes 3.
+    # 6 examples in 3 groups of 2; each group computes 3 of the 9 output channels.
     found = count_flops(fn, shaped(6, 5, 5, 4), shaped(1, 1, 4, 9))
     self.assertEqual(found, 2 * 2 * 9 * 4 * 25)
 
@@ -122,7 +122,7 @@ class FlopsTest(parameterized.TestCase):
     for fn in (forward, backward):
       cost = jax.jit(fn).lower(params, x).compile().cost_analysis()
       ours = count_flops(fn, params, x)
-      # Elementwise work makes the difference.
+      # The difference is elementwise work.
       self.assertBetween(ours / cost["flops"], 0.94, 1.0)
 
   def test_bias_and_activation_do_not_count(self):

@@ -1,4 +1,4 @@
-"""The record of a training, as it is on disk and on the screen."""
+"""Training logs, on disk and on the screen."""
 
 import io
 import json
@@ -24,7 +24,7 @@ class Terminal(io.StringIO):
 
 
 def read_events(folder):
-  """Reads event files: length, its checksum, event, its checksum, and again."""
+  """Reads the records of event files: length, checksum, event, checksum."""
   events = []
   for path in sorted(folder.iterdir()):
     data = path.read_bytes()
@@ -81,19 +81,19 @@ class LogTest(parameterized.TestCase):
       mock.patch.object(logging.time, "monotonic", lambda: now),
       self.log(total_steps=12, log_every=5, batch_size=24) as log,
     ):
-      log.work(flops_per_step=6e9, peak_flops=2.5e10)  # Of each of 8 devices.
+      log.work(flops_per_step=6e9, peak_flops=2.5e10)  # Peak of each of the 8 devices.
       for step in range(1, 11):
         with log.waiting():
-          now += 0.25  # For data.
-        now += 20.0 if step == 1 else 0.75  # The first one compiles.
+          now += 0.25  # Waiting for data.
+        now += 20.0 if step == 1 else 0.75  # The first update compiles.
         log.step(step, {"loss": jnp.array(1.0)})
     first, second = logging.read_scalars(self.folder)
     self.assertEqual(first["compile_seconds"], 20.0)
     self.assertNotIn("compile_seconds", second)
-    self.assertEqual(first["steps_per_second"], 1.0)  # The first does not count.
+    self.assertEqual(first["steps_per_second"], 1.0)  # The first update does not count.
     self.assertEqual(second["steps_per_second"], 1.0)
     self.assertEqual(second["data_wait"], 0.25)
-    # 24 examples a second on the 8 devices of tests.
+    # 24 examples per second on the 8 devices of the tests.
     self.assertEqual(second["examples_per_second_per_device"], 3.0)
     self.assertEqual(second["flops_per_second"], 6e9)
     self.assertAlmostEqual(second["mfu"], 0.03)
@@ -107,7 +107,7 @@ class LogTest(parameterized.TestCase):
     device, host = (3.0, 1.0) if is_device_slower else (0.1, 2.0)
 
     class Metric(float):
-      """Ready when the device has done its step, one after the other."""
+      """A metric that is ready once its device has finished its steps in order."""
 
       def is_ready(self):
         return now >= self.done
@@ -129,12 +129,12 @@ class LogTest(parameterized.TestCase):
         now += host / 2
         metric = Metric()
         metric.done = done = max(now, done) + device
-        # Every fifteenth is waited for.
+        # Every fifteenth step is waited for.
         log.step(step, {"loss": metric}, now=step % 15 == 0)
     lines = logging.read_scalars(self.folder)
     self.assertLen(lines, 6)
     slower = max(device, host)
-    for line in lines:  # After one that was waited for, a device has nothing to do.
+    for line in lines:  # After a step that was waited for, the device is idle.
       self.assertAlmostEqual(line["steps_per_second"], 1 / slower, delta=0.07 / slower)
       self.assertAlmostEqual(line["data_wait"], host / 2 / slower, delta=0.05)
 
@@ -166,7 +166,7 @@ class LogTest(parameterized.TestCase):
         self.assertIsNone(log.step(step, {"loss": Device(step)}))
       self.assertEmpty(asked)
       scalars = log.step(11, {"loss": Device(11)})
-      # Of the eleventh nothing is known yet.
+      # Nothing is known of the eleventh yet.
       self.assertEqual(sorted(set(asked)), list(range(1, 11)))
       assert scalars is not None
       self.assertEqual(scalars["loss"], 5.5)

@@ -1,4 +1,4 @@
-"""Peaks of memory: of devices that tell theirs, of the process otherwise."""
+"""Peak memory: of devices that report it, otherwise of the process."""
 
 import pathlib
 import re

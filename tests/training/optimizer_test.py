@@ -1,4 +1,4 @@
-"""The optimizer against the formulas of its papers, in float64."""
+"""The optimizers against the formulas of their papers, in float64."""
 
 import math
 
@@ -61,7 +61,7 @@ class LearningRateTest(parameterized.TestCase):
 class OptimizerTest(parameterized.TestCase):
   def test_updates_of_adam_by_hand(self):
     tx, _ = optimizer.make_optimizer(9, 0.1, b1=0.8, b2=0.7, clip_norm=0.0)
-    # With equal gradients both means would equal them, whatever their decays.
+    # With equal gradients, both means would equal them whatever the decay rates.
     grads = [np.array([3.0, -0.5]), np.array([-1.0, 4.0]), np.array([0.2, 0.3])]
     got = update(tx, [{"w": jnp.asarray(g)} for g in grads], {"w": jnp.ones(2)})
     w, m, v = np.ones(2), 0.0, 0.0
@@ -93,7 +93,7 @@ class OptimizerTest(parameterized.TestCase):
 
   def test_the_rate_of_the_schedule_is_the_rate_of_the_update(self):
     tx, learning_rate_fn = optimizer.make_optimizer(4, 0.1, schedule="linear")
-    grads = {"w": jnp.array(1.0)}  # Adam's steps are then one rate each.
+    grads = {"w": jnp.array(1.0)}  # Each step of Adam is then one rate long.
     got = update(tx, [grads] * 3, {"w": jnp.array(0.0)})
     expected = -sum(float(learning_rate_fn(i)) for i in range(3))
     np.testing.assert_allclose(got["w"], expected, rtol=1e-5)
@@ -133,11 +133,11 @@ class OptimizerTest(parameterized.TestCase):
 
 
 def muon_by_hand(grads, rate, rms=0.2):
-  """Jordan et al. 2024, with the scale of Liu et al. 2025: updates of a matrix."""
+  """Returns updates of a matrix by Jordan et al. 2024, scaled by Liu et al. 2025."""
   momentum, updates = np.zeros_like(grads[0]), []
   for i, g in enumerate(grads, 1):
     momentum = 0.95 * momentum + 0.05 * g
-    # Nesterov, with the unbiased moments that optax takes there.
+    # Nesterov momentum with bias correction, as in optax.
     x = 0.95 * momentum / (1 - 0.95 ** (i + 1)) + 0.05 * g / (1 - 0.95**i)
     x = x / np.linalg.norm(x)
     x = x.T if x.shape[0] > x.shape[1] else x
@@ -167,7 +167,7 @@ class MuonTest(absltest.TestCase):
     expected = muon_by_hand([g.reshape(54, 8) for g in grads], rate=0.1)
     for g, e in zip(got, expected, strict=True):
       np.testing.assert_allclose(g["kernel"].reshape(54, 8), e, rtol=2e-3, atol=1e-5)
-      # What Muon is for: all directions move alike.
+      # The point of Muon: all directions move by about the same amount.
       singular = np.linalg.svd(np.reshape(g["kernel"], (54, 8)), compute_uv=False)
       size = 0.1 * 0.2 * 54**0.5
       self.assertBetween(singular.min() / size, 0.65, 1.25)
@@ -197,16 +197,16 @@ class MuonTest(absltest.TestCase):
     }
     (got,) = self.updates([grads])
     for update, g in zip(jax.tree.leaves(got), jax.tree.leaves(grads), strict=True):
-      # The first step, whatever the size of g: Nesterov's momentum takes 0.9 of the
-      # next unbiased mean, 0.1 g / (1 - 0.9^2), and 0.1 of g / (1 - 0.9).
+      # The first step does not depend on the size of g. Nesterov momentum takes 0.9 of
+      # the next unbiased mean, 0.1 g / (1 - 0.9^2), and 0.1 of g / (1 - 0.9).
       length = 0.1 * (0.9 * 0.1 / (1 - 0.9**2) + 1.0)
       np.testing.assert_allclose(update, -length * np.sign(g), rtol=1e-3)
 
-  def test_adam_in_it_has_the_decays_that_are_asked_for(self):
+  def test_its_adam_uses_the_given_decay_rates(self):
     grads = [np.array([3.0, -0.5]), np.array([-1.0, 4.0]), np.array([0.2, 0.3])]
     got = self.updates([{"bias": jnp.asarray(g)} for g in grads], b1=0.6, b2=0.7)
     m = v = 0.0
-    for i, g in enumerate(grads, 1):  # Dozat 2016, with one decay for all updates.
+    for i, g in enumerate(grads, 1):  # Dozat 2016, with a constant b1.
       m, v = 0.6 * m + 0.4 * g, 0.7 * v + 0.3 * g**2
       ahead = 0.6 * m / (1 - 0.6 ** (i + 1)) + 0.4 * g / (1 - 0.6**i)
       expected = -0.1 * ahead / (np.sqrt(v / (1 - 0.7**i)) + 1e-8)

@@ -1,4 +1,4 @@
-"""Signals as a flag."""
+"""Signals that become a flag."""
 
 import os
 import signal
@@ -13,14 +13,14 @@ from lamd_jax.training import preemption
 
 
 def send(number):
-  # To this thread: of the process, another thread may get it, some time later.
+  # Sent to this thread: of a whole process, another thread may get it, later.
   signal.raise_signal(number)
 
 
 class PreemptionTest(parameterized.TestCase):
   def setUp(self):
     super().setUp()
-    # A shell's background jobs begin with interrupts ignored.
+    # Background jobs of a shell start with interrupts ignored.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     self.addCleanup(signal.signal, signal.SIGINT, before)
 
@@ -75,8 +75,8 @@ class PreemptionTest(parameterized.TestCase):
       mock.patch.object(os, "kill", lambda *args: sent.append(args)),
       preemption.stop_on_signals() as stop,
     ):
-      before = signal.getsignal(signal.SIGTERM)  # Left to the service.
-      send(signal.SIGINT)  # Handed to it.
+      before = signal.getsignal(signal.SIGTERM)  # Left to JAX's service.
+      send(signal.SIGINT)  # Passed on to the service.
       self.assertEqual(sent, [(os.getpid(), signal.SIGTERM)])
       self.assertFalse(stop)
       self.assertFalse(stop.after_update())

@@ -1,4 +1,4 @@
-"""Several real processes: one training, one place to stop, one order of examples."""
+"""Several real processes: one training, one stopping point, one order of examples."""
 
 import pathlib
 import shutil
@@ -37,7 +37,7 @@ class ArgumentsTest(parameterized.TestCase):
       processes.join(*arguments)
 
   def test_a_timeout_is_at_least_a_second(self):
-    with self.assertRaisesRegex(UserError, "--init_timeout=0: expected seconds"):
+    with self.assertRaisesRegex(UserError, "--init_timeout=0: expected at least 1"):
       processes.join("a:1", 2, 0, timeout=0)
 
 
@@ -62,7 +62,7 @@ class PeerLostTest(absltest.TestCase):
       )
     own = ValueError("the step is not finite")
     self.assertFalse(processes.is_peer_lost(self.chained(own)))
-    # What a user has done is told as it is.
+    # A mistake of the user is reported as it is.
     self.assertFalse(processes.is_peer_lost(UserError("--coordinator: gloo")))
 
 
@@ -103,12 +103,12 @@ class TwoProcessesTest(absltest.TestCase):
     whole = real_processes.start(self.whole, 1, steps=STEPS)
     launcher = real_processes.launch(self.parts, 2, steps=STEPS)
     real_processes.wait_for_update([launcher], self.parts, 2)
-    # One hears it, both save.
+    # One receives the signal, both save.
     real_processes.children(launcher)[1].send_signal(signal.SIGTERM)
     statuses, _ = real_processes.wait([launcher], 300)
     log = real_processes.log(self.parts, 0).read_text()
     self.assertEqual(statuses, [128 + signal.SIGTERM], log)
-    self.assertNotIn("launch/local.py:", log)  # All ended in the same way.
+    self.assertNotIn("launch/local.py:", log)  # All ended alike.
     folder = self.parts / real_processes.STAGE
     stopped = checkpoint.latest_step(folder / workdir_lib.CHECKPOINTS)
     assert stopped is not None
@@ -145,10 +145,10 @@ class TwoProcessesTest(absltest.TestCase):
       statuses, _ = real_processes.wait(begin(), 300)
       log = real_processes.log(self.whole, 0).read_text()
       self.assertEqual(statuses, [0], log)
-      self.assertEqual(log.count(".mp4"), 2)  # Said once: the video, and the grid.
+      self.assertEqual(log.count(".mp4"), 2)  # Printed once: the video and the grid.
       files.append({path.name: path.read_bytes() for path in made.iterdir()})
       shutil.rmtree(made)
-    self.assertLen(files[0], 5)  # The same with gif, and all frames.
+    self.assertLen(files[0], 5)  # Each as mp4 and gif, plus an image of all frames.
     self.assertEqual(*files)
 
 

@@ -1,4 +1,4 @@
-"""Meshes and where arrays lie on them; eight devices."""
+"""Meshes and the placement of arrays on them, with eight devices."""
 
 import dataclasses
 from unittest import mock
@@ -10,18 +10,20 @@ import jax.numpy as jnp
 from jax.sharding import AxisType
 from jax.sharding import PartitionSpec as P
 import numpy as np
+import pytest
 
 from lamd_jax.nn import conv
 from lamd_jax.training import optimizer, sharding
 from lamd_jax.training.state import init_state
 from lamd_jax.types import UserError
 
+pytestmark = pytest.mark.mesh
 LIMIT = sharding.MIN_BYTES_TO_SPLIT
 
 
 @dataclasses.dataclass(frozen=True)
 class Device:
-  """What arranging devices looks at."""
+  """The attributes of a device that arranging looks at."""
 
   id: int
   slice_index: int
@@ -69,7 +71,7 @@ class MeshTest(parameterized.TestCase):
     ({"fsdp": 4, "tensor": 2}, 1),
   )
   def test_one_axis_alone_goes_over_slices(self, sizes, across):
-    # Numbered in turns, as slices need not lie one after the other.
+    # Slices alternate, because their devices need not be numbered consecutively.
     devices = [Device(i, i % 2) for i in range(8)]
     shape = [sizes.get(axis, 1) for axis in sharding.AXES]
     arranged = sharding.arrange(dict(zip(sharding.AXES, shape, strict=True)), devices)
@@ -87,7 +89,7 @@ class MeshTest(parameterized.TestCase):
 
 
 def specs(mesh, shapes):
-  """How arrays of such shapes are split."""
+  """Returns the partition specs of arrays of these shapes."""
   is_shape = lambda x: isinstance(x, tuple)
   shapes = jax.tree.map(
     lambda shape: jax.ShapeDtypeStruct(shape, jnp.float32), shapes, is_leaf=is_shape
@@ -111,7 +113,7 @@ class StateShardingTest(parameterized.TestCase):
       ("key", "kernel"): ((6, 2, 4), P("fsdp", "tensor", None)),
       ("key", "bias"): ((2, 4), P(None, None)),
       ("out", "kernel"): ((2, 4, 6), P("tensor", None, "fsdp")),
-      ("query", "kernel"): ((4, 6), P("fsdp", "tensor")),  # Not by heads.
+      ("query", "kernel"): ((4, 6), P("fsdp", "tensor")),  # No heads here.
       ("table", "embedding"): ((10, 6), P("fsdp", "tensor")),
       ("text", "positional_embedding"): ((10, 6), P("fsdp", "tensor")),
       ("attention", "relative_keys"): ((4, 2), P("fsdp", None)),
@@ -122,8 +124,8 @@ class StateShardingTest(parameterized.TestCase):
       self.assertEqual(found, {"model": {layer: {name: spec}}})
 
   @parameterized.parameters(
-    ((3, 8), P(None, ("tensor", "fsdp"))),  # Inputs do not divide, outputs twice.
-    ((3, 6), P(None, "tensor")),  # Outputs once.
+    ((3, 8), P(None, ("tensor", "fsdp"))),  # Inputs are not divisible, outputs twice.
+    ((3, 6), P(None, "tensor")),  # Outputs are divisible once.
     ((4, 3), P("fsdp", None)),
     ((3, 5), P(None, None)),
   )
@@ -141,8 +143,8 @@ class StateShardingTest(parameterized.TestCase):
     self.assertEqual(specs(mesh, {"kernel": (8, 8)}), {"kernel": P(None, None)})
 
   def test_gradients_of_convolutions_are_right_as_their_kernels_are_split(self):
-    # Two of them beside a skip connection: what XLA gets wrong with inputs over fsdp
-    # and outputs over tensor.
+    # Two convolutions next to a skip connection: with inputs over fsdp and outputs over
+    # tensor, XLA computes wrong gradients for these.
     rng = np.random.default_rng(0)
     normal = lambda *shape: rng.normal(0.0, 0.3, shape).astype(np.float32)
     params = [{"kernel": normal(3, 3, 10, 10)} for _ in range(2)]
@@ -164,7 +166,7 @@ class StateShardingTest(parameterized.TestCase):
   @parameterized.parameters("adam", "muon")
   def test_moments_and_averages_lie_as_their_parameters(self, name):
     tx, _ = optimizer.make_optimizer(10, 1e-3, optimizer=name)
-    params = {  # No two of a shape, so that a shape tells whose a moment is.
+    params = {  # All shapes differ, so that a moment's shape identifies its parameter.
       "conv": {"kernel": jnp.ones((3, 3, 8, 6)), "bias": jnp.ones(6)},
       "query": {"kernel": jnp.ones((6, 2, 8)), "bias": jnp.ones((2, 8))},
       "table": {"embedding": jnp.ones((10, 8))},
@@ -177,7 +179,7 @@ class StateShardingTest(parameterized.TestCase):
       if x.shape in of:
         of[x.shape].add(x.sharding.spec)
         counts[x.shape] += 1
-    # The parameter, its average, and one moment or two.
+    # The parameter, its moving average, and one or two moments.
     self.assertEqual(
       {shape: len(found) for shape, found in of.items()}, dict.fromkeys(of, 1)
     )
@@ -219,7 +221,7 @@ class BatchTest(parameterized.TestCase):
     shapes = {k: x.addressable_shards[0].data.shape for k, x in batch.items()}
     expected = {"video": (3, 2, 3), "images": (3, 4, 3), "label": (3,), "odd": (5, 4)}
     self.assertEqual(shapes, expected)
-    # One frame, as where latents are kept, is not split.
+    # A single frame, as with cached latents, is not sharded.
     single = sharding.shard_batch({"video": whole["video"][:, :1]}, mesh)["video"]
     self.assertEqual(single.sharding.spec, P("data", None))
     for name, x in batch.items():
@@ -257,15 +259,15 @@ class BatchTest(parameterized.TestCase):
     self.assertEqual(seen, set(range(16)))
 
   def check_process(self, mesh, devices):
-    """What a process with these devices would do; returns the rows that it needs."""
+    """Acts as a process with these devices; returns the rows that it needs."""
     batch = np.random.default_rng(0).normal(size=(16, 4, 3))
     where = sharding.batch_sharding(mesh, {"video": batch})["video"]
     places = where.devices_indices_map(batch.shape)
     local_rows = sharding.local_rows
     rows = local_rows(mesh, 16, devices)
     held = {j for device in devices for j in range(16)[places[device][0]]}
-    self.assertEqual(rows, sorted(held))  # No more is read than is held.
-    # Given these rows alone, it lays on each device the part of the whole batch.
+    self.assertEqual(rows, sorted(held))  # It reads no more than its devices hold.
+    # From these rows alone, each device gets its part of the global batch.
     parts = []
     lay = lambda shape, where, part: parts.append(part) or jnp.zeros(shape)
     with (

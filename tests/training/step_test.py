@@ -1,4 +1,4 @@
-"""The update: right to six digits, the same on any mesh, and resumed exactly."""
+"""The training step: right to six digits, equal on any mesh, resumed exactly."""
 
 import functools
 import pathlib
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from lamd_jax.training import checkpoint, optimizer, sharding
 from lamd_jax.training import step as step_lib
@@ -18,11 +19,11 @@ from lamd_jax.training.state import TrainState, init_adversarial_state, init_sta
 from lamd_jax.types import UserError
 
 KEY = jax.random.key(0)
-WIDTH = 1040  # 1040 x 1040 float32 is 4.1 MiB: large enough to be split.
+WIDTH = 1040  # 1040 x 1040 float32 is 4.1 MiB: large enough to be sharded.
 
 
 def quadratic(stage, params, batch, key):
-  """A loss with noise and a frozen matrix; its gradient is not sparse."""
+  """Returns a loss with noise and a frozen matrix, whose gradient is dense."""
   noise = 0.01 * jax.random.normal(key, batch["x"].shape)
   error = (batch["x"] + noise) @ params["kernel"] + params["bias"] - stage["target"]
   return jnp.mean(jnp.square(error)), {"bias": jnp.mean(params["bias"])}
@@ -42,7 +43,7 @@ def batch_at(step):
 
 
 class Run:
-  """A training on a mesh, as a job would set it up."""
+  """Training on a mesh, set up as a job would do it."""
 
   def __init__(self, sizes, tx):
     self.mesh = sharding.make_mesh(sizes)
@@ -86,14 +87,14 @@ class StepTest(parameterized.TestCase):
     )
     batch = {"g": jnp.array([3.0, 4.0])}
     state, metrics = train_step(state, batch, KEY, {"a": jnp.array(2.0)})
-    # The gradient is (6, 8); the average's decay is (1 + 7) / (10 + 7) = 8/17.
+    # The gradient is (6, 8); the moving average decays by (1 + 7) / (10 + 7) = 8/17.
     w = np.array([1.0 - 0.5 * 6.0, -2.0 - 0.5 * 8.0])
     ema = 8 / 17 * np.array([10.0, 20.0]) + 9 / 17 * w
     self.assertEqual(state.step, 8)
     np.testing.assert_allclose(state.params["w"], w, rtol=1e-6)
     np.testing.assert_allclose(state.ema_params["w"], ema, rtol=1e-6)
     expected = {"loss": -10.0, "grad_norm": 10.0, "learning_rate": 0.7, "first": 1.0}
-    expected["grad_norms"] = [10.0]  # One for each array.
+    expected["grad_norms"] = [10.0]  # One norm per array.
     self.assertEqual(set(metrics), set(expected))
     for name, value in expected.items():
       np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
@@ -114,7 +115,7 @@ class StepTest(parameterized.TestCase):
   def test_an_adversarial_update_by_hand(self):
     @flax.struct.dataclass
     class Duel:
-      """One number each: w follows its slope, v the product with what w made."""
+      """Networks of one number: w follows its slope, v its product with w's output."""
 
       critic_start: int = flax.struct.field(pytree_node=False)
 
@@ -130,12 +131,12 @@ class StepTest(parameterized.TestCase):
     train_step = jax.jit(step_lib.make_adversarial_step(tx, ema_decay=0.5))
     batch = {"g": jnp.array(3.0)}
     state, before = train_step(start, batch, KEY, Duel(critic_start=1))
-    # The slope of w is 3 v = 6; v waits for step 1. The average's decay is 1/10.
+    # The slope of w is 3 v = 6; v waits for step 1. The moving average decays by 1/10.
     self.assertEqual((state.params["w"], state.critic_params["v"]), (1.0, 2.0))
     self.assertEqual((before["critic_loss"], before["v"]), (0.0, 0.0))
     np.testing.assert_allclose(state.ema_params["w"], 0.1 * 4.0 + 0.9 * 1.0, rtol=1e-6)
     state, after = train_step(state, batch, KEY, Duel(critic_start=1))
-    # v follows w as this update saw it, 1, not as it leaves it.
+    # v follows the w from before this update, 1.
     self.assertEqual((state.params["w"], state.critic_params["v"]), (-2.0, 1.5))
     self.assertEqual((after["critic_loss"], after["v"], after["seen"]), (2.0, 2.0, 1))
     self.assertEqual((after["loss"], after["grad_norm"], state.step), (3.0, 6.0, 2))
@@ -153,7 +154,7 @@ class StepTest(parameterized.TestCase):
     self.assertNotEqual(first["loss"], other["loss"])
 
   def test_a_stage_is_an_argument_and_not_a_constant(self):
-    run = Run({"data": 8}, optax.sgd(0.1))
+    run = Run({}, optax.sgd(0.1))
     shapes = jax.tree.map(
       lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (batch_at(0), KEY, run.stage)
     )
@@ -162,8 +163,9 @@ class StepTest(parameterized.TestCase):
     )
     self.assertLess(sum(np.size(x) for x in closed.consts), 10)
 
+  @pytest.mark.mesh
   def test_every_mesh_computes_the_same(self):
-    # SGD: Adam divides by small gradients, which shows the order of additions.
+    # SGD, because Adam divides by small gradients and so amplifies rounding errors.
     results, split = [], []
     for sizes in ({"data": -1}, {"data": 2, "fsdp": 4}, {"data": 1, "fsdp": 8}):
       run = Run(sizes, optax.sgd(0.1))
@@ -175,6 +177,7 @@ class StepTest(parameterized.TestCase):
     for other in results[1:]:
       chex.assert_trees_all_close(other, results[0], atol=1e-5)
 
+  @pytest.mark.mesh
   def test_resuming_is_not_visible(self):
     run = Run({"data": 2, "fsdp": 4}, optax.adam(1e-2))
     with (
@@ -183,7 +186,7 @@ class StepTest(parameterized.TestCase):
     ):
       state, _ = run.train(run.init(KEY), 0, 2)
       checkpoint.save(manager, 2, state, {"seconds": 1.0})
-      state, _ = run.train(state, 2, 4)  # Donates what is still being written.
+      state, _ = run.train(state, 2, 4)  # Donates arrays that are still being written.
       straight = jax.device_get(state)
       checkpoint.finish(manager)
 
@@ -232,7 +235,7 @@ class AccumulateTest(parameterized.TestCase):
 
   def test_part_i_has_the_rows_i_and_every_kth_and_the_key_i(self):
     def seen(stage, params, batch, key):
-      # Cubic in the part, so that no other way to cut gives the same mean.
+      # Cubic in the part, so that no other split has the same mean.
       return params["w"] * jnp.sum(batch["x"]) ** 3 * jax.random.normal(key), {}
 
     state = init_state({"w": jnp.array(1.0)}, optax.sgd(1.0))
@@ -255,7 +258,7 @@ class AccumulateTest(parameterized.TestCase):
   def test_parts_train_the_discriminator_as_the_whole_does(self, critic_start):
     @flax.struct.dataclass
     class Duel:
-      """Both losses are means over rows; the decoded rows are told apart."""
+      """A stage with losses that are means over rows, and distinct decoded rows."""
 
       critic_start: int = flax.struct.field(pytree_node=False)
 
@@ -285,6 +288,7 @@ class AccumulateTest(parameterized.TestCase):
     moved = bool((parts[0].critic_params["v"] != state.critic_params["v"]).all())
     self.assertEqual(moved, critic_start == 0)
 
+  @pytest.mark.mesh
   def test_rows_stay_on_their_devices(self):
     mesh = sharding.make_mesh({"data": 8})
     batch = {"x": jnp.ones((16, 5))}
@@ -298,7 +302,7 @@ class AccumulateTest(parameterized.TestCase):
     text = compiled.compile().as_text()
     for moving in ("all-to-all", "collective-permute", "all-gather"):
       self.assertNotIn(moving, text)
-    self.assertIn("all-reduce", text)  # Of the gradient.
+    self.assertIn("all-reduce", text)  # Reduces the gradient.
 
   @parameterized.parameters(
     (3, 64, 8, "accumulate=3 .* the 8 of 64 .* nearest: 2 or 4"),

@@ -30,7 +30,7 @@ class Run:
 
 
 class StandIn:
-  """What of the package is used."""
+  """The parts of the package that are used."""
 
   Image = staticmethod(lambda array: ("picture", array.shape))
 
@@ -88,7 +88,7 @@ class WandbRunTest(parameterized.TestCase):
     self.assertEqual({run.how["resume"] for run in wandb.runs}, {"allow"})
 
   def test_without_the_package_it_says_what_to_install(self):
-    self.install(None)  # An import of it fails.
+    self.install(None)  # Importing it fails.
     with self.assertRaisesRegex(UserError, r"'videos': .*pip install 'lamd-jax\[wandb"):
       wandb_run.check("videos")
     wandb_run.check("")

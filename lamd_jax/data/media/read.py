@@ -1,8 +1,7 @@
-"""Reading windows of video files and pictures; writing mp4, gif and contact sheets.
+"""Reading windows of video files, and pictures.
 
-Frames are counted in the order in which they are shown, whatever their
-timestamps: frame 10 is the eleventh one that a player would show. Pixels are
-uint8 RGB. What is written is there whole or not at all.
+Frames are counted in the order in which they are shown, whatever their timestamps:
+frame 10 is the eleventh one that a player would show. Pixels are uint8 RGB.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,17 +27,17 @@ Path = str | os.PathLike[str]
 
 
 class VideoError(UserError):
-  """A file that cannot be read as video; the message is its name and the reason."""
+  """A file that cannot be read as video; the message has its name and the reason."""
 
 
 class Probe(NamedTuple):
-  """What a video file says of itself.
+  """The properties of a video file.
 
   Attributes:
-    num_frames: Frames, by the container's own table.
-    fps: Frames per second, the mean where the rate varies.
-    width: Pixels across, as shown (a rotated film is turned).
-    height: Pixels down, as shown.
+    num_frames: Number of frames, by the container's own table.
+    fps: Frames per second, on average where the rate varies.
+    width: Width in pixels as shown, after any rotation.
+    height: Height in pixels as shown, after any rotation.
   """
 
   num_frames: int
@@ -48,12 +47,12 @@ class Probe(NamedTuple):
 
 
 class _Timeline(NamedTuple):
-  """When frames are shown, in the time base of the stream.
+  """The times at which frames are shown, in the time base of the stream.
 
   Attributes:
-    times: Of all frames, ascending.
-    keys: Of the frames that can be decoded alone: (time shown, time decoded).
-    is_trusted: False where frames can be told apart only by counting them.
+    times: Times of all frames, ascending.
+    keys: Times of the keyframes: (time shown, time decoded).
+    is_trusted: False where only counting can tell frames apart.
   """
 
   times: np.ndarray
@@ -63,13 +62,13 @@ class _Timeline(NamedTuple):
 
 @contextlib.contextmanager
 def _opened(path: pathlib.Path) -> Iterator[tuple[InputContainer, VideoStream]]:
-  """Opens the first real video stream; turns what libav raises into a VideoError."""
+  """Opens the first real video stream; turns errors of libav into a VideoError."""
   try:
     with av.open(str(path)) as container:
       streams = [s for s in container.streams.video if s.codec_context is not None]
       if not streams:
         raise VideoError(f"{path.name}: no video in it")
-      # One thread: several windows are read at the same time anyway.
+      # One thread, as several windows are read at the same time anyway.
       streams[0].codec_context.thread_count = 1
       yield container, streams[0]
   except (FFmpegError, OSError, ValueError) as error:
@@ -80,7 +79,7 @@ def _opened(path: pathlib.Path) -> Iterator[tuple[InputContainer, VideoStream]]:
 
 
 def probe(path: Path) -> Probe:
-  """Looks at a video file; decodes its first frame only.
+  """Reads the properties of a video file; decodes only its first frame.
 
   Args:
     path: The file.
@@ -89,13 +88,13 @@ def probe(path: Path) -> Probe:
     Number of frames, rate and size.
 
   Raises:
-    VideoError: when it is no video, or its table names data beyond its end.
+    VideoError: The file is no video, or its table points beyond its end.
   """
   path = pathlib.Path(path)
   with _opened(path) as (container, stream):
     entries = getattr(stream, "index_entries", ())  # From PyAV 16 on.
     if stream.frames and len(entries) == stream.frames:
-      # mp4, mov and avi carry a table of all frames: nothing more needs reading.
+      # mp4, mov and avi have a table of all frames, so nothing else needs reading.
       end = max(entry.pos + entry.size for entry in entries)
       if end > path.stat().st_size:
         raise VideoError(f"{path.name}: cut off, its last frames are missing")
@@ -113,7 +112,7 @@ def probe(path: Path) -> Probe:
 
 
 def _quarter_turns(frame: av.VideoFrame) -> int:
-  """Turns to the left that show a film as it was held; phones write them."""
+  """Returns the quarter turns to the left that phones record for display."""
   return round(frame.rotation / 90) % 4
 
 
@@ -127,8 +126,8 @@ def _timeline(path: pathlib.Path) -> _Timeline:
 
 @functools.lru_cache(maxsize=1024)
 def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
-  """Reads the packets' timestamps, without decoding; once for each file."""
-  del mtime, size  # They make a changed file another one.
+  """Reads the timestamps of all packets, without decoding, once for each file."""
+  del mtime, size  # Part of the cache key, so that a changed file is read again.
   with _opened(path) as (container, stream):
     times, keys = [], []
     for packet in container.demux(stream):
@@ -139,7 +138,7 @@ def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
         keys.append((packet.pts, packet.pts if packet.dts is None else packet.dts))
     if None in times or len(set(times)) < len(times):
       return _Timeline(np.arange(len(times)), [], is_trusted=False)
-    # avi numbers frames as they are stored; with B-frames that is not as shown.
+    # avi numbers frames in stored order, which with B-frames is not the shown order.
     is_trusted = not (
       container.format.name == "avi"
       and stream.codec_context.has_b_frames
@@ -159,17 +158,17 @@ def read_window(
 
   Args:
     path: A video file.
-    start: Number of the first frame; the file's first one is 0.
-    num_frames: Frames to return.
-    stride: Frames of the file from one returned frame to the next.
-    resolution: If given, frames are resized and cropped to squares of this side
-      as they are decoded.
+    start: Number of the first frame, counted from 0.
+    num_frames: Number of frames to return.
+    stride: Distance in the file between neighbouring returned frames.
+    resolution: Side of the squares to which decoded frames are resized and cropped;
+      None leaves them as they are.
 
   Returns:
     The frames.
 
   Raises:
-    VideoError: when the file is broken, or ends before the window does.
+    VideoError: The file is broken, or ends before the window does.
   """
   square = None if resolution is None else Square(resolution)
   return read_frames(path, range(start, start + num_frames * stride, stride), square)
@@ -178,23 +177,22 @@ def read_window(
 def read_frames(
   path: Path, numbers: Sequence[int], square: Square | None = None
 ) -> UInt8[np.ndarray, "f h w 3"]:
-  """Decodes frames and what they need, no more.
+  """Decodes frames, and only what they depend on.
 
-  Decoding begins at the last keyframe before the first of them and ends with the
-  last. Where a file's timestamps cannot be trusted, it begins with the file.
+  Decoding begins at the last keyframe before the first of them and ends with the last.
+  Where the timestamps of a file cannot be trusted, it begins at the start of the file.
 
   Args:
     path: A video file.
-    numbers: Of the frames, in any order, some perhaps twice; the file's first one
-      is 0.
-    square: If given, frames are brought to squares as they are decoded.
+    numbers: Numbers of the frames, counted from 0, in any order, with repetitions.
+    square: Conversion of decoded frames into squares; None leaves them as they are.
 
   Returns:
-    The frames, in the order asked for.
+    The frames, in the order of `numbers`.
 
   Raises:
-    VideoError: when the file is broken, or has not so many frames.
-    UserError: when its frames are too small to be cut as asked for.
+    VideoError: The file is broken, or has too few frames.
+    UserError: Its frames are too small for the box that is cut out.
   """
   path = pathlib.Path(path)
   wanted = sorted(set(numbers))
@@ -218,11 +216,11 @@ def read_frames(
 def _decode_by_time(
   path: pathlib.Path, timeline: _Timeline, numbers: list[int], square: Square | None
 ) -> list[np.ndarray] | None:
-  """Seeks, then picks frames by their timestamps; None where that did not work."""
+  """Seeks, then picks frames by their timestamps; returns None if that fails."""
   wanted = [int(time) for time in timeline.times[numbers]]
   keys = [key for key in timeline.keys if key[0] <= wanted[0]]
-  # Some containers are sought by the time a frame is shown, some by the time it is
-  # decoded; where both overshoot, the keyframe before is far enough.
+  # Some containers seek by the time a frame is shown, some by the time it is decoded;
+  # where both overshoot, the keyframe before is early enough.
   for seek in (time for key in keys[:-3:-1] for time in key):
     with _opened(path) as (container, stream):
       container.seek(seek, stream=stream, backward=True)
@@ -258,10 +256,10 @@ def _pixels(frame: av.VideoFrame, square: Square | None) -> np.ndarray:
 
 
 def read_image(path: Path | io.BytesIO) -> UInt8[np.ndarray, "h w 3"]:
-  """Reads a picture of any size and kind as it is meant to be seen.
+  """Reads a picture of any size and format as it is meant to be seen.
 
-  EXIF orientation is applied, transparency laid over white, 16 bits reduced to 8,
-  grey made RGB; of an animation, the first frame.
+  Applies the EXIF orientation, lays transparency over white, reduces 16 bits to 8, and
+  converts grey to RGB; an animation gives its first frame.
 
   Args:
     path: A file of any format that Pillow reads, by name or in memory.
@@ -270,7 +268,7 @@ def read_image(path: Path | io.BytesIO) -> UInt8[np.ndarray, "h w 3"]:
     RGB pixels.
 
   Raises:
-    UserError: when there is no such file, or it is not a picture.
+    UserError: The file does not exist, or is not a picture.
   """
   name = repr(os.fspath(path)) if isinstance(path, str | os.PathLike) else "an image"
   try:
@@ -306,7 +304,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 def resize_crop(
   frames: UInt8[np.ndarray, "f h w 3"], resolution: int
 ) -> UInt8[np.ndarray, "f r r 3"]:
-  """Resizes the short side to `resolution`, antialiased, and keeps the centre square.
+  """Resizes the short side to `resolution`, antialiased, and crops the centre.
 
   Args:
     frames: Frames of any size.

@@ -1,4 +1,4 @@
-"""Writing of mp4, gif and contact sheets; each file appears whole or not at all."""
+"""Writing mp4, gif and contact sheets; each file appears whole or not at all."""
 
 from collections.abc import Iterator, Sequence
 import contextlib
@@ -16,7 +16,7 @@ from lamd_jax.data.media.read import Path
 
 @contextlib.contextmanager
 def _whole_file(path: Path) -> Iterator[pathlib.Path]:
-  """A name to write to; the file appears under `path` when it is complete."""
+  """Yields a path to write to; the file moves to `path` once it is complete."""
   path = pathlib.Path(path)
   path.parent.mkdir(parents=True, exist_ok=True)
   part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -38,14 +38,14 @@ def _enlarge(
 def write_mp4(
   path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float, min_side: int = 256
 ) -> None:
-  """Writes H.264 that every browser plays.
+  """Writes H.264 video that every browser plays.
 
   Args:
     path: The file.
-    video: Frames of any size; an odd side is completed by repeating its edge.
+    video: Frames of any size; an odd side is padded by repeating its edge.
     fps: Frames per second.
-    min_side: Small clips are enlarged by a whole factor, pixels repeated, until
-      the short side has at least this many pixels.
+    min_side: Minimum length of the short side in pixels; smaller clips are enlarged by
+      repeating pixels a whole number of times.
   """
   video = _enlarge(video, min_side)
   _, height, width, _ = video.shape
@@ -67,17 +67,17 @@ def write_mp4(
 def write_gif(
   path: Path, video: UInt8[np.ndarray, "f h w 3"], fps: float, min_side: int = 128
 ) -> None:
-  """Writes a gif that loops, with one palette for all frames, so nothing flickers.
+  """Writes a looping gif, with one palette for all frames, so that nothing flickers.
 
-  A gif counts in hundredths of a second: the delays vary by one such that the mean
-  rate is right. Browsers slow down what is faster than 50 frames per second, so
-  above that, frames are left out.
+  A gif counts in hundredths of a second, so delays vary by one to keep the mean rate
+  right. Browsers slow down gifs of more than 50 frames per second, so above that rate
+  frames are left out.
 
   Args:
     path: The file.
     video: Frames of any size.
     fps: Frames per second.
-    min_side: Small clips are enlarged as by `write_mp4`.
+    min_side: Minimum length of the short side, as in `write_mp4`.
   """
   times = np.rint(100.0 * np.arange(len(video) + 1) / fps).astype(int)
   kept = [0]
@@ -87,7 +87,7 @@ def write_gif(
   ends = [*times[kept[1:]], max(times[-1], times[kept[-1]] + 2)]
   delays = 10 * (np.asarray(ends) - times[kept])  # In milliseconds, as Pillow wants.
   video = video[kept]
-  # Every pixel of a small clip, fewer of a large one: enough to know its colours.
+  # Every pixel of a small clip, fewer of a large one: enough to find its colours.
   step = 1 + video.size // 2_000_000
   sample = video.reshape(-1, 1, 3)[::step]
   palette = Image.fromarray(sample).quantize(256, Image.Quantize.MEDIANCUT)
@@ -116,9 +116,9 @@ def contact_sheet(
   """Writes a picture of all frames: a row for each clip, a column for each frame.
 
   Args:
-    videos: Clips of one size; a shorter one leaves its row white at the end.
-    path: The file, PNG.
-    min_side: Small clips are enlarged as by `write_mp4`.
+    videos: Clips of one size; rows of shorter clips end in white.
+    path: The PNG file.
+    min_side: Minimum length of the short side, as in `write_mp4`.
   """
   if not len(videos):
     raise ValueError("a contact sheet of no clips")

@@ -1,1 +1,1 @@
-"""Data sets, a file each: where they come from, how they are split and read."""
+"""Data sets, one file each: origin, license, splits and how they are read."""

@@ -1,33 +1,33 @@
-"""CATER-GEN: rendered solids that slide, turn and are lifted, as a sentence says.
+"""CATER-GEN: rendered solids that slide, rotate and are lifted as a sentence says.
 
 Made by the authors of MAGE with the generator of CATER, for videos from an image and a
-text. In v1 a cone and a snitch (a golden thing of three rings) move; in v2 some solids
+text. In v1 a cone and a snitch (a golden object of three rings) move; v2 shows solids
 of several shapes, sizes, colours and materials, of which one or two move. Each video
-has two captions. The explicit one says all: "the small gray metal cone is sliding to
-(-1, 2)."; places are columns and rows from -3 to 3, without 0. The ambiguous one leaves
-out attributes, and names quadrants: "the cone is sliding to the second quadrant."; more
-than one video is true of it. In v1 the shapes alone are named, in both.
+has two captions. The explicit one is complete: "the small gray metal cone is sliding to
+(-1, 2)."; positions are columns and rows from -3 to 3, without 0. The ambiguous one
+omits attributes and names quadrants: "the cone is sliding to the second quadrant."; it
+fits more than one video. In v1 both captions name only shapes.
 
 Source: Hu et al. 2022 (MAGE, arXiv:2112.02815); https://github.com/Youncy-Hu/MAGE links
 folders of Google Drive: v1 1ICIP5qY1rTod-hTLz5zJSxlbrHrGrdt4, v2
-1xJM7gNDCslpM8MJNYT1fqgiG8yyIl6ue. MAGE's code is under the Apache License 2.0; of the
-data no licence is stated.
+1xJM7gNDCslpM8MJNYT1fqgiG8yyIl6ue. MAGE's code is under the Apache License 2.0; no
+license is stated for the data.
 
-Layout, of both versions: `videos/*.avi`, and `train_explicit.json`,
+Layout of both versions: `videos/*.avi`, and `train_explicit.json`,
 `train_ambiguous.json`, `test_explicit.json` and `test_ambiguous.json`, each an object
 {"0": {"video": "videos/....avi", "caption": "..."}, "1": ...}.
 
-Split: that of these files, by their generator 80 and 20 in 100, of up to 30,000 videos
-(24,000 and 6,000 in v2, then). How many there are in v1, their size and their length
+Split: that of these files, which the generator divides 80 to 20, of up to 30,000 videos
+(so 24,000 and 6,000 in v2). The number of videos in v1, their size and their length
 were not found.
 
-Preprocessing: MAGE brings the short side to 128 pixels, draws a speed, takes 10 frames
-from the first on at 3 to 6 frames from one to the next, and repeats the last frame of a
-video that ends before; the speed is a condition of its network. LaMD has none that is
-known of, so here a clip is evenly spaced over the whole video (`sampling="uniform"`;
-MAGE takes such clips too, beside its own, with ambiguous captions), and shows where
-things end up. How LaMD samples, its resolution and which captions its table is of
-are not known: measure with both, and say which.
+Preprocessing: MAGE resizes the short side to 128 pixels, draws a speed, takes 10 frames
+from the first one on, 3 to 6 frames apart, and repeats the last frame of a video that
+ends before; the speed is a condition of its network. LaMD has no such condition that is
+known, so here a clip is evenly spaced over the whole video (`sampling="uniform"`; MAGE
+uses such clips too, along with its own, with ambiguous captions) and shows where things
+end up. LaMD's sampling, its resolution and the captions behind its table are not known:
+measure with both captions, and say which.
 
 `vocabulary.VOCABULARIES` has the words of the captions.
 """
@@ -46,7 +46,7 @@ _PARTS = {"train": "train", "eval": "test"}
 
 
 class _Entry(NamedTuple):
-  """A video, relative to the folder, and what happens in it."""
+  """A video, by its path relative to the folder, and its caption."""
 
   video: str
   caption: str
@@ -69,14 +69,14 @@ def open_cater_gen(
     split: "train" or "eval", which is `test` in the names of the files.
     path: The folder CATER-GEN-v1 or CATER-GEN-v2.
     captions: "explicit" or "ambiguous".
-    num_frames: Frames of a clip.
-    sampling: Which frames of a video; see `preprocessing.SAMPLINGS`.
-    frame_stride: For windows, frames of the video from one of its frames to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    cache_bytes: Memory for frames already decoded and resized.
+    num_frames: Number of frames of a clip.
+    sampling: Choice of frames of a video, a key of `preprocessing.SAMPLINGS`.
+    frame_stride: For windows, distance in the video between neighbouring frames.
+    resolution: Height and width of the squares in pixels.
+    cache_bytes: Memory for decoded and resized frames.
 
   Returns:
-    The source. Annotations are "caption".
+    The source, with the annotation "caption".
   """
   taken = Sampling(sampling, num_frames, frame_stride)
   if captions not in CAPTIONS:

@@ -1,29 +1,30 @@
 """Sky time-lapse: clouds, sunsets and stars in motion; "Landscape" in papers.
 
-Short shots of the sky, cut by hand from long time-lapse videos of YouTube: 640x360,
-from 2 to some hundreds of frames each. Nothing is known of them but their pixels.
+Short shots of the sky, cut by hand from long time-lapse videos on YouTube: 640x360,
+with 2 to some hundreds of frames each. They have no annotations.
 
 Source: Xiong et al. 2018 (MDGAN, arXiv:1709.07592), whose code names
-https://drive.google.com/file/d/1t3g6lBxKgRfXz66BAxNBy225Sr6r09pM; papers since take
-the same as `sky_timelapse`, at the address below. Its authors state no licence, and
-the videos are other people's: for research, and ask before passing them on.
+https://drive.google.com/file/d/1t3g6lBxKgRfXz66BAxNBy225Sr6r09pM; later papers use the
+same data as `sky_timelapse`, at the address below. Its authors state no license, and
+the videos are other people's: use them for research, and ask before passing them on.
 
-Layout: `sky_train` and `sky_test`, in these a folder for each long video, in that a
-folder for each shot, such as `07U1fSrk9oI/07U1fSrk9oI_1`, with its frames as jpg. Their
-numbers need not begin at 0, and some are missing: the frames that are there count.
+Layout: `sky_train` and `sky_test` contain a folder for each long video, which contains
+a folder for each shot, such as `07U1fSrk9oI/07U1fSrk9oI_1`, with its frames as jpg.
+Frame numbers need not begin at 0, and some are missing; only existing frames count.
 
 Split, by its readme: `sky_train` has 2,392 shots of 997 long videos, `sky_test` 225 of
 111 others. It counts them as 35,383 (35,392 in LaMD) and 2,815 clips of 32 frames, and
 does not say whether these overlap. Here training takes a window anywhere in a shot, and
-evaluation as many as `config.evaluate.num_clips` says, none overlapping, first the
-first of each shot. A shot shorter than a window is left out: with 32 frames many are,
-and their number is in the log.
+evaluation takes `config.evaluate.num_clips` windows without overlap, beginning with the
+first of each shot. A shot shorter than a window is left out; with 32 frames this
+affects many, and the log says how many.
 
-Preprocessing: MDGAN, and cINN (Dorkenwald et al. 2021) where it does not augment, bring
-the whole frame to 128x128 and so change its proportions: `fit="stretch"`, the default
-here. Whether LaMD does, and whether it mirrors clips, is not known; StyleGAN-V's copy
-of 256x256, which others use, is another selection. cINN evaluates on a list of its own
-of 153 of the shots, which is not here: its figures are not those of all of `sky_test`.
+Preprocessing: MDGAN, and cINN (Dorkenwald et al. 2021) where it does not augment,
+resize the whole frame to 128x128 and so change its proportions: `fit="stretch"`, the
+default here. Whether LaMD does, and whether it mirrors clips, is not known; the copy of
+256x256 by StyleGAN-V, which others use, is another selection. cINN evaluates on its own
+list of 153 of the shots, which is not included here, so its numbers are not comparable
+with those of all of `sky_test`.
 """
 
 from lamd_jax.data import video_files
@@ -51,15 +52,15 @@ def open_landscape(
 
   Args:
     split: "train" for sky_train, "eval" for sky_test.
-    path: The folder sky_timelapse, with both.
-    num_frames: Frames of a window.
-    frame_stride: Frames of the shot from one frame of a window to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    fit: How frames of 16:9 become squares; see `preprocessing.FITS`.
-    cache_bytes: Memory for frames already decoded and resized.
+    path: The folder sky_timelapse, which contains both.
+    num_frames: Number of frames of a window.
+    frame_stride: Distance in the shot between neighbouring frames of a window.
+    resolution: Height and width of the squares in pixels.
+    fit: Conversion of 16:9 frames into squares, a key of `preprocessing.FITS`.
+    cache_bytes: Memory for decoded and resized frames.
 
   Returns:
-    The source; annotations are empty.
+    The source; its annotations are empty.
   """
   sampling = Sampling("window", num_frames, frame_stride)
   square = Square(resolution, fit)
@@ -71,7 +72,7 @@ def open_landscape(
       f"data.path={str(path)!r} has no folder {_FOLDERS[split]!r}; expected a folder "
       f"with {layout}"
     )
-  # Shots are folders of frames; a video beside them is somebody's own.
+  # Shots are folders of frames; video files do not belong to the data set.
   found = sorted(shot for shot in video_folder.walk(folder) if shot[1])
   shots, skipped = video_files.look_at(folder, found, sampling.min_frames, FPS)
   if not shots:

@@ -1,28 +1,28 @@
 """MUG: faces that go from rest to one of seven expressions and back.
 
-Faces of 86 people before a blue screen, 896x896 at 19 frames per second, some 50 to 160
-frames a take. Of 52 of them registered users get the pictures, about 38 GB; these are
-the part that papers on generation use.
+Faces of 86 people in front of a blue screen, 896x896 at 19 frames per second, some 50
+to 160 frames a take. Registered users get the pictures of 52 of them, about 38 GB;
+papers on generation use these.
 
 Source: Aifanti et al. 2010, "The MUG facial expression database"; researchers who sign
-its licence get an account, https://mug.ee.auth.gr/fed/. Not to be passed on.
+its license get an account, https://mug.ee.auth.gr/fed/. Not to be passed on.
 
-Layout: a folder for each person, in it one for each expression, in it one for each
-take, with its frames: `001/anger/take000/img_0000.jpg`. Three people came twice; theirs
-is `002/session0/anger/take000/...`.
+Layout: a folder for each person contains one for each expression, which contains one
+for each take, with its frames: `001/anger/take000/img_0000.jpg`. Three people came
+twice; their folders are `002/session0/anger/take000/...`.
 
-Split: that of LFDM (Ni et al. 2023, arXiv:2303.13744), by people, 26 and 26; its code
-reads `session0` alone of those who came twice, and so does this. Which split LaMD has
-is not known. The seven expressions are those of LFDM, in its order; takes of others,
-such as `mixed`, are left out, and not every person shows every one.
+Split: that of LFDM (Ni et al. 2023, arXiv:2303.13744), by people, 26 and 26. For people
+who came twice its code reads only `session0`, and so does this one. LaMD's split is not
+known. The seven expressions are those of LFDM, in its order; takes of others, such as
+`mixed`, are left out, and not every person shows every expression.
 
-Preprocessing: LFDM presents a take as 40 frames evenly spaced over it, the last one
-repeated where it has fewer (`sampling="uniform"`, the default here), resized to 128x128
-without a crop; in training it draws frames at random, and jitters colours, which
-nothing here does. LaMD shows 128x128 and 256x256; its number of frames is not known.
+Preprocessing: LFDM presents a take as 40 frames evenly spaced over it, repeating the
+last one where it has fewer (`sampling="uniform"`, the default here), resized to 128x128
+without a crop; in training it draws frames at random and jitters colours, which is not
+done here. LaMD shows 128x128 and 256x256; its number of frames is not known.
 
 The caption is the expression, one word; `subject` is the number of the person, by which
-LFDM groups its sFVD: the mean of FVD within each.
+LFDM groups its sFVD, the mean of the FVDs within each person.
 """
 
 import pathlib
@@ -42,7 +42,7 @@ EXPRESSIONS = (
   "sadness",
   "surprise",
 )
-"""The label of a take is a position in this table."""
+"""The label of a take is an index into this table."""
 SUBJECTS = {
   "train": (
     8, 17, 21, 28, 30, 31, 34, 36, 37, 38, 39, 42, 43,
@@ -70,15 +70,15 @@ def open_mug(
 
   Args:
     split: "train" or "eval"; no person is in both.
-    path: The folder with those of the people.
-    num_frames: Frames of a clip.
-    sampling: Which frames of a take; see `preprocessing.SAMPLINGS`.
-    frame_stride: For windows, frames of the take from one of its frames to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    cache_bytes: Memory for frames already decoded and resized.
+    path: The folder that contains those of the people.
+    num_frames: Number of frames of a clip.
+    sampling: Choice of frames of a take, a key of `preprocessing.SAMPLINGS`.
+    frame_stride: For windows, distance in the take between neighbouring frames.
+    resolution: Height and width of the squares in pixels.
+    cache_bytes: Memory for decoded and resized frames.
 
   Returns:
-    The source. Annotations are "label", a position in EXPRESSIONS, "caption", its
+    The source. Annotations are "label", an index into EXPRESSIONS, "caption", its
     word, and "subject".
   """
   taken = Sampling(sampling, num_frames, frame_stride)
@@ -119,7 +119,7 @@ def open_mug(
 
 
 def _read_name(name: str) -> dict[str, int | str] | str:
-  """What the path of a take says, or why it is not one of the split's."""
+  """Returns the annotation in the path of a take, or why it is left out."""
   parts = pathlib.PurePosixPath(name).parts
   sessions = parts[1:-2]
   if len(parts) not in (3, 4) or not parts[0].isdecimal():

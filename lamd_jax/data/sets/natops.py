@@ -1,35 +1,35 @@
-"""NATOPS: 24 gestures by which aircraft are handled on a carrier's deck.
+"""NATOPS: 24 gestures for handling aircraft on the deck of a carrier.
 
-20 people before one fixed camera, each of them with 20 repetitions of each gesture:
-9,600 samples, 2.3 seconds in the mean, 320x240 at 20 frames per second. The archives
-have masks and depth beside the colours, which nothing here uses.
+20 people in front of one fixed camera, each with 20 repetitions of each gesture: 9,600
+samples of 2.3 seconds on average, 320x240 at 20 frames per second. The archives also
+contain masks and depth, which are not used here.
 
 Source: Song et al. 2011, "Tracking Body and Hands for Gesture Recognition: NATOPS
 Aircraft Handling Signals Database"; https://github.com/yalesong/natops has the script
-that fetches all of it into `data`. The authors state no licence for the videos: for
-research, and ask before passing them on.
+that downloads all of it into `data`. The authors state no license for the videos: use
+them for research, and ask before passing them on.
 
-Layout: `data/gesture01/g01s01.avi`, for each gesture and person one video with all the
-repetitions, and `data/segmentation.txt`, which says where they are. That file could not
-be seen when this was written; what it is like is known from LFDM's code, which reads
-it so: sections that begin with `// Subject`, in the order of the people; in each, for
-each gesture in order, a line of three numbers with commas between, and below it for
-each repetition a line such as `1:23,70`, its number, its first and its last frame,
-counted from 1. All other lines are passed over.
+Layout: `data/gesture01/g01s01.avi`, one video for each gesture and person with all
+repetitions, and `data/segmentation.txt`, which says where they are. That file was not
+available when this was written; its format is known from LFDM's code, which reads
+sections that begin with `// Subject`, in the order of the people; in each section, for
+each gesture in order, a line of three numbers separated by commas, and below it for
+each repetition a line such as `1:23,70`: its number, its first and its last frame,
+counted from 1. All other lines are ignored.
 
 Split: that of LFDM (Ni et al. 2023, arXiv:2303.13744), by people: 10 for training,
-4,800 clips; 9 for testing, 4,320; the first person is in neither. Which split LaMD has
-is not known.
+4,800 clips; 9 for testing, 4,320; the first person is in neither. LaMD's split is not
+known.
 
-Preprocessing, of LFDM: rows 10 to 238 and columns 30 to 289 are cut out; the longer
-side becomes the 128 pixels, with black bars above and below (`fit="pad"`); a clip is 40
-frames evenly spaced over the repetition, the last one repeated where it has fewer
-(`sampling="uniform"`; some training of theirs draws frames at random, and jitters
-colours, which nothing here does). These are the defaults; LaMD's are not known. With
+Preprocessing, as in LFDM: rows 10 to 238 and columns 30 to 289 are cut out; the longer
+side is resized to 128 pixels, with black bars above and below (`fit="pad"`); a clip is
+40 frames evenly spaced over the repetition, repeating the last one where it has fewer
+(`sampling="uniform"`; some of LFDM's training draws frames at random and jitters
+colours, which is not done here). These are the defaults; LaMD's are not known. With
 `fit="crop"` there are no bars, and hands of outstretched arms may be cut off.
 
 The caption is the name of the gesture; `subject` is the number of the person, by which
-LFDM groups its sFVD: the mean of FVD within each.
+LFDM groups its sFVD, the mean of the FVDs within each person.
 """
 
 import pathlib
@@ -68,13 +68,13 @@ GESTURES = (
   "fire",
   "cut engine",
 )
-"""The label of a clip is a position in this table; files count from 1."""
+"""The label of a clip is an index into this table; file names count from 1."""
 SUBJECTS = {
   "train": (3, 4, 8, 9, 12, 13, 15, 17, 19, 20),
   "eval": (2, 5, 6, 7, 10, 11, 14, 16, 18),
 }
 BOX = (10, 239, 30, 290)
-"""What is cut out: the first row, the row after the last, and the same of columns."""
+"""The part that is cut out: first row, row after the last, and the same for columns."""
 _NUM_SUBJECTS = 20
 _GESTURE = re.compile(r"\d+\s*,\s*\d+\s*,\s*\d+")
 _REPETITION = re.compile(r"\d+\s*:\s*(\d+)\s*,\s*(\d+)")
@@ -99,15 +99,15 @@ def open_natops(
   Args:
     split: "train" or "eval"; no person is in both.
     path: The folder `data`, with segmentation.txt.
-    num_frames: Frames of a clip.
-    sampling: Which frames of a repetition; see `preprocessing.SAMPLINGS`.
-    frame_stride: For windows, frames of the video from one of its frames to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    fit: How what is cut out becomes a square; see `preprocessing.FITS`.
-    cache_bytes: Memory for frames already decoded and resized.
+    num_frames: Number of frames of a clip.
+    sampling: Choice of frames of a repetition, a key of `preprocessing.SAMPLINGS`.
+    frame_stride: For windows, distance in the video between neighbouring frames.
+    resolution: Height and width of the squares in pixels.
+    fit: Conversion of the cut-out into a square, a key of `preprocessing.FITS`.
+    cache_bytes: Memory for decoded and resized frames.
 
   Returns:
-    The source, a clip for each repetition. Annotations are "label", a position in
+    The source, with a clip for each repetition. Annotations are "label", an index into
     GESTURES, "caption", its words, and "subject".
   """
   taken = Sampling(sampling, num_frames, frame_stride)
@@ -155,7 +155,7 @@ def open_natops(
     )
   return video_files.VideoFiles(
     root,
-    # Not one person's repetitions of one gesture after another.
+    # Shuffled, so that repetitions of one gesture by one person are not in a row.
     video_files.mixed(clips, lambda clip: f"{clip.name}:{clip.first}"),
     fps=video_files.median_fps(clips),
     skipped=skipped + lines,

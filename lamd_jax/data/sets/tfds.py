@@ -1,9 +1,9 @@
 """TFDS data sets on disk, read without TensorFlow.
 
-A data set that TFDS has prepared as ArrayRecord is a folder with a description in
-JSON and files of `tf.train.Example` records. Both can be read without TensorFlow,
-and without TFDS's feature classes, some of which (`features.Video`) need it. Of a
-record only the image sequence is looked at, and of that only the window is decoded.
+A data set that TFDS has prepared as ArrayRecord is a folder with a description in JSON
+and files of `tf.train.Example` records. Both can be read without TensorFlow, and
+without TFDS's feature classes, some of which (`features.Video`) need it. Only the image
+sequence of a record is used, and only the window is decoded.
 """
 
 import collections
@@ -35,12 +35,12 @@ _EVAL_FRACTION = 0.1
 class TfdsSource:
   """The image sequences of a TFDS data set.
 
-  Training reads the split "train". Evaluation reads "test", or "validation"; if
-  there is neither, the last tenth of "train", which training then leaves out.
+  Training reads the split "train". Evaluation reads "test" or "validation"; without
+  either it reads the last tenth of "train", which training then leaves out.
 
   Attributes:
     fps: Frames per second; TFDS does not store it.
-    skipped: A line for every record that could not be used, as it is met.
+    skipped: A line for every unusable record, added as it is encountered.
     num_classes: None; labels are not read.
   """
 
@@ -56,19 +56,19 @@ class TfdsSource:
     frame_stride: int = 1,
     resolution: int = 64,
   ):
-    """Finds the data set and reads its description; no record yet.
+    """Finds the data set and reads its description, but no record.
 
     Args:
       split: "train" or "eval".
-      num_frames: Frames of a window.
-      tfds_name: As TFDS writes it: "name", "name/config", "name:version" or
+      num_frames: Number of frames of a window.
+      tfds_name: Name in TFDS: "name", "name/config", "name:version" or
         "name/config:version"; without a version, the latest one on disk.
-      data_dir: The folder that was given to TFDS; by default TFDS's own.
-      image_key: The image sequence, with dots for what is nested, such as
-        "steps.observation.image"; may be left out where there is only one.
+      data_dir: The folder in which TFDS prepared the data; by default TFDS's own.
+      image_key: The image sequence, with dots for nested keys, such as
+        "steps.observation.image"; optional where there is only one.
       fps: Frames per second at which clips are shown.
-      frame_stride: Frames of the video from one frame of a window to the next.
-      resolution: Height and width in pixels to which frames are brought.
+      frame_stride: Distance in the video between neighbouring frames of a window.
+      resolution: Height and width of the squares in pixels.
     """
     self._folder = _find(tfds_name, data_dir)
     name = re.split("[/:]", tfds_name)[0]
@@ -83,15 +83,15 @@ class TfdsSource:
     self._records = records
     self._lengths: dict[int, int] = {}
     self._lock = threading.Lock()
-    # A window's length is asked for just before the window is read.
+    # The length of a video is needed just before its window is read.
     self._encoded = functools.lru_cache(maxsize=32)(self._load)
 
   def __len__(self) -> int:
-    """Number of videos."""
+    """Returns the number of videos."""
     return len(self._numbers)
 
   def num_frames(self, index: int) -> int:
-    """Frames of video `index`; 0 for a record that cannot be read."""
+    """Returns the number of frames of video `index`; 0 if it cannot be read."""
     if index not in self._lengths:
       try:
         self._lengths[index] = len(self._encoded(index))
@@ -103,10 +103,10 @@ class TfdsSource:
   def read(
     self, index: int, start: int, num_frames: int, stride: int
   ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames start, start + stride, ... of video `index`, resized and cropped.
+    """Reads the frames start, start + stride, ... of video `index`, as squares.
 
-    A window that cannot be read is replaced by one of the next video that can;
-    which one depends only on the arguments, so training stays reproducible.
+    A window that cannot be read is replaced by one of the next video that can be read.
+    The choice depends only on the arguments, so training stays reproducible.
     """
 
     def read_window(index: int, start: int) -> UInt8[np.ndarray, "f h w 3"]:
@@ -127,18 +127,18 @@ class TfdsSource:
     )
 
   def annotation(self, index: int) -> dict[str, int | str]:
-    """Nothing is known of these videos."""
+    """Returns no annotation, as nothing is known of these videos."""
     del index
     return {}
 
   def _load(self, index: int) -> list[bytes]:
-    """The encoded images of a record."""
+    """Returns the encoded images of a record."""
     try:
       record = self._records[self._numbers[index]]
       example = tf_example_pb2.Example.FromString(  # pyright: ignore[reportAttributeAccessIssue]
         record
       )
-    except Exception as error:  # array_record and protobuf raise what they like.
+    except Exception as error:  # array_record and protobuf raise various errors.
       reason = " ".join(str(error).split())
       raise UserError(f"the record cannot be read ({reason})") from error
     if self._field not in example.features.feature:
@@ -155,7 +155,7 @@ class TfdsSource:
 
 
 def _find(tfds_name: str, data_dir: str | None) -> pathlib.Path:
-  """The folder of one version of a data set."""
+  """Finds the folder of one version of a data set."""
   default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   root = pathlib.Path(data_dir or default).expanduser()
   path, _, version = tfds_name.partition(":")
@@ -205,7 +205,7 @@ def _choose_key(folder: pathlib.Path, image_key: str | None) -> str:
 def _image_sequences(
   feature: dict[str, Any], path: str = "", depth: int = 0
 ) -> tuple[list[str], list[str]]:
-  """Dotted names of the image sequences and of everything else."""
+  """Returns dotted names of the image sequences and of all other features."""
   if "featuresDict" in feature:
     sequences, others = [], []
     for name, inner in sorted(feature["featuresDict"].get("features", {}).items()):
@@ -223,7 +223,7 @@ def _image_sequences(
 def _open_split(
   folder: pathlib.Path, split: str
 ) -> tuple[str, array_record_data_source.ArrayRecordDataSource, range]:
-  """Name of the stored split, its records, and which of them to use."""
+  """Returns the name of the stored split, its records, and which of them to use."""
   shards: dict[str, dict[int, tuple[int, pathlib.Path]]] = collections.defaultdict(dict)
   for path in sorted(folder.glob("*.array_record-*-of-*")):
     match = re.fullmatch(r".+-(.+)\.array_record-(\d+)-of-(\d+)", path.name)
@@ -253,7 +253,7 @@ def _open_split(
   try:
     records = array_record_data_source.ArrayRecordDataSource(paths)
     size = len(records)
-  except Exception as error:  # What a damaged file raises is not documented.
+  except Exception as error:  # The errors for damaged files are undocumented.
     raise UserError(
       f"split {name!r} in {str(folder)!r} cannot be opened "
       f"({' '.join(str(error).split())}); copy it again"

@@ -1,23 +1,23 @@
 """UCF-101: 13,320 short clips of 101 human actions.
 
 Clips of sports, instruments, housework and the like, cut from web videos: avi,
-320x240, most at 25 frames per second, 29 to 1,776 frames. Of each class there are 25
-groups (`_g01_`), each cut from one video, so that clips of a group look alike.
+320x240, most at 25 frames per second, 29 to 1,776 frames. Each class has 25 groups
+(`_g01_`), each cut from one video, so clips of a group look alike.
 
 Source: Soomro et al. 2012 (arXiv:1212.0402); videos (6.5 GB) and split files at
-https://www.crcv.ucf.edu/data/UCF101.php. The authors state no licence, and the videos
-are other people's: for research, and ask them before passing the videos on.
+https://www.crcv.ucf.edu/data/UCF101.php. The authors state no license, and the videos
+are other people's: use them for research, and ask before passing them on.
 
 Splits, in `ucfTrainTestlist`: three divisions of the 13,320 videos, none with a group
 on both sides; 1: 9,537 for training, 3,783 for testing; 2: 9,586 and 3,734; 3: 9,624
-and 3,696. Papers on generation differ, and their figures cannot be compared across:
-VDM (Ho et al. 2022), LVDM's diffusion, DIGAN, StyleGAN-V and MoCoGAN-HD train on all
-13,320 and take real clips for FVD from them too; TATS, and LVDM's autoencoder, train
-on the 9,537 of split 1. Hence `split_number` has no default.
+and 3,696. Papers on generation differ here, and their numbers cannot be compared with
+each other: VDM (Ho et al. 2022), LVDM's diffusion, DIGAN, StyleGAN-V and MoCoGAN-HD
+train on all 13,320 and take real clips for FVD from them too; TATS, and LVDM's
+autoencoder, train on the 9,537 of split 1. Hence `split_number` has no default.
 
-Resizing, where papers rarely say theirs: the short side, antialiased, then the centre
-square, as for all video files here. Clips come in a mixed order, so the first ones,
-which evaluation takes, are of many classes; their order is always the same.
+Resizing, which papers rarely describe: the short side, antialiased, then the centre
+square, as for all video files here. Clips are shuffled in a fixed order, so the first
+ones, which evaluation takes, cover many classes.
 """
 
 import pathlib
@@ -51,12 +51,12 @@ def open_ucf101(
     split: "train" or "eval".
     path: The folder UCF-101, with a folder for each class.
     splits_path: The folder ucfTrainTestlist.
-    split_number: 1, 2 or 3: training on its training list, evaluation on its test
-      list. "all": both on all videos, and a warning says so.
-    num_frames: Frames of a window.
-    frame_stride: Frames of the video from one frame of a window to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    cache_bytes: Memory for frames already decoded and resized.
+    split_number: 1, 2 or 3, for training on its training list and evaluation on its
+      test list; or "all", for both on all videos, with a warning.
+    num_frames: Number of frames of a window.
+    frame_stride: Distance in the video between neighbouring frames of a window.
+    resolution: Height and width of the squares in pixels.
+    cache_bytes: Memory for decoded and resized frames.
 
   Returns:
     The source. Annotations are "label", from 0 in the order of classInd.txt, and
@@ -110,7 +110,7 @@ def open_ucf101(
 
 
 def readable(class_name: str) -> str:
-  """The name of a class in words: "ApplyEyeMakeup" is "apply eye makeup"."""
+  """Returns a class name in words: "ApplyEyeMakeup" becomes "apply eye makeup"."""
   return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", class_name).lower()
 
 
@@ -119,7 +119,7 @@ def _annotation(class_name: str, labels: dict[str, int]) -> dict[str, int | str]
 
 
 def _read_lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
-  """Number and words of each line that has any."""
+  """Returns number and words of each line that is not empty."""
   try:
     text = path.read_text(encoding="utf-8")
   except (OSError, UnicodeDecodeError) as error:
@@ -133,11 +133,11 @@ def _read_lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
 
 
 def _read_labels(lists: pathlib.Path) -> dict[str, int]:
-  """Class name -> number from 0, of lines such as "1 ApplyEyeMakeup"."""
+  """Reads class name -> number from 0 from lines such as "1 ApplyEyeMakeup"."""
   path = lists / "classInd.txt"
   labels: dict[str, int] = {}
   for number, words in _read_lines(path):
-    # The lines are in order, so every number has its class, and each once.
+    # The lines are in order, so every number has exactly one class.
     if len(words) != 2 or words[0] != str(len(labels) + 1) or words[1] in labels:
       raise UserError(
         f"{path}, line {number}: {' '.join(words)!r}; expected {len(labels) + 1} and "
@@ -150,12 +150,12 @@ def _read_labels(lists: pathlib.Path) -> dict[str, int]:
 
 
 def _read_list(path: pathlib.Path, labels: dict[str, int]) -> list[str]:
-  """Names of videos, of lines such as "Archery/v_Archery_g08_c01.avi 3"."""
+  """Reads names of videos from lines such as "Archery/v_Archery_g08_c01.avi 3"."""
   names: list[str] = []
   for number, (name, *rest) in _read_lines(path):
     class_name, _, file = name.partition("/")
     label = labels.get(class_name)
-    # Lists for testing leave out the number.
+    # Test lists omit the number.
     is_right = label is not None and rest in ([], [str(label + 1)])
     if not file or not is_right:
       known = "its number in classInd.txt" if label is None else f"{label + 1}"

@@ -1,12 +1,12 @@
-"""A folder of videos and a csv that says what they show: Kinetics and the like.
+"""A folder of videos with a csv that describes them, such as Kinetics.
 
-The csv has a header; columns that no key names are passed over. Kinetics itself is
-published as such files, of labels and of times in web videos, and its videos are cut by
-whoever downloads them: add a column with the paths of yours. Many are gone by then,
-so rows without a video are counted, not refused.
+The csv has a header; columns that no key names are ignored. Kinetics itself is
+published as such files, with labels and times in web videos, and whoever downloads it
+cuts the videos: add a column with the paths of yours. Many videos have disappeared by
+then, so rows without a video are counted, not refused.
 
-Clips come in a mixed order, which is always the same: such files are often sorted by
-class, and evaluation takes the first clips.
+Clips are shuffled in a fixed order, because such files are often sorted by class and
+evaluation takes the first clips.
 """
 
 import collections
@@ -22,11 +22,11 @@ from lamd_jax.data.sets import video_folder
 from lamd_jax.types import UserError
 
 TRAIN = "train"
-"""What the column of splits says of videos for training."""
+"""Value of the split column for training videos."""
 
 
 class _Columns(NamedTuple):
-  """Names of columns; None where the csv is not to have one."""
+  """Names of columns; None for columns that are not read."""
 
   path: str
   label: str | None
@@ -35,7 +35,7 @@ class _Columns(NamedTuple):
 
 
 class _Row(NamedTuple):
-  """A row of the csv; of columns that there are not, ""."""
+  """A row of the csv; "" for columns that are not read."""
 
   name: str
   label: str
@@ -62,31 +62,32 @@ def open_video_csv(
 ) -> video_files.VideoFiles:
   """Reads the csv and probes the videos; decodes one frame of each.
 
-  Which videos are held out is what `eval_csv` lists, or what `split_column` says;
-  without either, it is decided as for a folder of videos, by their names.
+  The held-out videos are those of `eval_csv`, or those marked in `split_column`;
+  without either, names decide, as for a folder of videos.
 
   Args:
     split: "train" or "eval".
     path: The folder with the videos.
-    csv: The file; where there is an `eval_csv`, the one for training.
-    num_frames: Frames of a window.
-    path_column: Paths of the videos, relative to the folder.
-    label_column: Classes, by name or by number. They are numbered from 0 in the
-      order of the names, or of the numbers, of all rows for training.
-    caption_column: What happens, in words.
-    split_column: "train" for training; other values are for evaluation or unused.
-    eval_value: The value of `split_column` for evaluation; may be left out where
-      there is only one beside "train".
-    eval_csv: A second file, with the same columns, for evaluation.
+    csv: The csv file; with an `eval_csv`, the one for training.
+    num_frames: Number of frames of a window.
+    path_column: Column with the paths of the videos, relative to the folder.
+    label_column: Column with the classes, by name or by number. They are numbered from
+      0 in the order of the names, or of the numbers, of all training rows.
+    caption_column: Column with the captions.
+    split_column: Column with the split: "train" for training; other values are for
+      evaluation or unused.
+    eval_value: Value of `split_column` for evaluation; optional where there is only one
+      other than "train".
+    eval_csv: A second csv file, with the same columns, for evaluation.
     empty_captions: Whether captions may be empty.
-    frame_stride: Frames of the video from one frame of a window to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    cache_bytes: Memory for frames already decoded and resized.
+    frame_stride: Distance in the video between neighbouring frames of a window.
+    resolution: Height and width of the squares in pixels.
+    cache_bytes: Memory for decoded and resized frames.
 
   Returns:
-    The source. Annotations are "label" and "class_name", and "caption", as far as
-    columns are named for them. A video in several rows, with a caption each, is
-    trained on with each, and evaluated with its first.
+    The source. Annotations are "label" and "class_name", and "caption", where columns
+    are named for them. A video in several rows, each with its own caption, is trained
+    on with every caption and evaluated with the first.
   """
   if split_column and eval_csv:
     raise UserError(
@@ -123,7 +124,7 @@ def open_video_csv(
     divided = video_folder.divide(list(videos.values()), span, split)
     videos = {video.name: video for video in divided}
   used = [row for row in parts[split] if row.name in videos]
-  if split == "eval":  # A clip that counts twice makes a small set look large.
+  if split == "eval":  # Counting a clip twice makes a small set look large.
     used = list({row.name: row for row in reversed(used)}.values())
   annotated = [
     videos[row.name]._replace(annotation=_annotation(row, columns, classes))
@@ -152,13 +153,13 @@ def _annotation(
 
 
 def _read(key: str, file: str, columns: _Columns, root: pathlib.Path) -> list[_Row]:
-  """All rows, each with a path."""
+  """Reads all rows, each with a path."""
   path = pathlib.Path(file).expanduser()
   what = f"{key}={str(file)!r}"
   if not path.is_file():
     raise UserError(f"{what} is not a file; expected a csv with a header")
   try:
-    # Excel begins its files with a mark of the encoding.
+    # Excel begins its files with a byte order mark.
     with open(path, encoding="utf-8-sig", newline="") as stream:
       reader = csv_lib.reader(stream, strict=True)
       header = [name.strip() for name in next(reader, [])]
@@ -186,7 +187,7 @@ def _read(key: str, file: str, columns: _Columns, root: pathlib.Path) -> list[_R
 
 
 def _place(what: str, header: list[str], key: str, column: str | None) -> int | None:
-  """Where a column is."""
+  """Returns the position of a column."""
   if not column:
     return None
   if header.count(column) != 1:
@@ -199,7 +200,7 @@ def _place(what: str, header: list[str], key: str, column: str | None) -> int | 
 
 
 def _relative(name: str, root: pathlib.Path) -> str:
-  """A path in the folder without what changes nothing; others as they are."""
+  """Returns a path in the folder relative to it; other paths unchanged."""
   path = pathlib.PurePath(name)
   for base in (root.absolute(), root.resolve()):
     if path.is_absolute() and path.is_relative_to(base):
@@ -210,7 +211,7 @@ def _relative(name: str, root: pathlib.Path) -> str:
 def _split(
   rows: list[_Row], column: str, eval_value: str | None
 ) -> dict[str, list[_Row]]:
-  """The rows for training and those for evaluation."""
+  """Returns the rows for training and those for evaluation."""
   found: dict[str, list[_Row]] = collections.defaultdict(list)
   for row in rows:
     found[row.split].append(row)
@@ -226,7 +227,7 @@ def _split(
   if eval_value not in others:
     given = "is not set" if eval_value is None else f"is {eval_value!r}"
     raise UserError(
-      f"data.eval_value {given}; data.split_column={column!r} has, beside {TRAIN!r}, "
+      f"data.eval_value {given}; data.split_column={column!r} has, besides {TRAIN!r}, "
       f"the values {', '.join(map(repr, others))}: give one of them"
     )
   return {"train": found[TRAIN], "eval": found[eval_value]}
@@ -243,7 +244,7 @@ def _require_captions(parts: dict[str, list[_Row]], column: str) -> None:
 
 
 def _classes(parts: dict[str, list[_Row]], column: str) -> dict[str, int]:
-  """The number of each class, by its name in the csv."""
+  """Returns the number of each class, by its name in the csv."""
   rows = list(dict.fromkeys(row for part in parts.values() for row in part))
   if empty := [row.name for row in rows if not row.label]:
     raise UserError(

@@ -1,8 +1,7 @@
 """A folder of the user's own videos: files, and folders of frames.
 
-Which videos are held out is decided by a hash of their names, so it does not
-change when others are added. A folder with few videos is divided otherwise: see
-`divide`.
+A hash of the name decides which videos are held out, so adding videos does not change
+it. `divide` treats folders with few videos differently.
 """
 
 from collections.abc import Iterator
@@ -36,21 +35,21 @@ def open_video_folder(
 ) -> video_files.VideoFiles:
   """Lists and probes all videos in a folder and its subfolders.
 
-  Broken files, files that are no video and videos too short are left out; each is
-  named once, and kept in `skipped`, of either split. At most one frame of each file
-  is decoded.
+  Broken files, files that are no video and videos that are too short are left out;
+  each is named once in the log, and in `skipped` of both splits. At most one frame of
+  each file is decoded.
 
   Args:
     split: "train" or "eval".
     path: The folder.
-    num_frames: Frames of a window.
-    frame_stride: Frames of the video from one frame of a window to the next.
-    resolution: Height and width in pixels to which frames are brought.
-    cache_bytes: Memory for frames already decoded and resized, so that later
-      epochs over a small folder cost nothing.
+    num_frames: Number of frames of a window.
+    frame_stride: Distance in the video between neighbouring frames of a window.
+    resolution: Height and width of the squares in pixels.
+    cache_bytes: Memory for decoded and resized frames, which makes later epochs over a
+      small folder free.
 
   Returns:
-    The source; nothing is known of users' videos, so annotations are empty.
+    The source; its annotations are empty, as nothing is known of users' videos.
   """
   files, frames = _endings(VIDEO_ENDINGS), _endings(FRAME_ENDINGS)
   expected = f"with videos ({files}) or folders of frames ({frames})"
@@ -80,7 +79,7 @@ def _endings(endings: tuple[str, ...]) -> str:
 
 
 def _natural(name: str) -> list[tuple[int, int | str]]:
-  """Sorts frame_2 before frame_10."""
+  """Returns a sort key that puts frame_2 before frame_10."""
   parts = re.split(r"(\d+)", name)
   return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
 
@@ -90,8 +89,8 @@ def walk(
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
   """Yields (relative path, frames) of all videos; the frames of a file are ().
 
-  Links are followed as long as they stay inside the folder; others yield
-  (relative path, OUTSIDE). `more_endings` are those of other files with videos.
+  Links are followed as long as they stay inside the folder; others yield (relative
+  path, OUTSIDE). `more_endings` are further file endings of videos.
   """
   seen: set[pathlib.Path] = set()
   for folder, folders, files in os.walk(root, followlinks=True):
@@ -125,24 +124,24 @@ def walk(
 
 
 def _hash(name: str) -> float:
-  """A number in [0, 1) that belongs to a name for ever."""
+  """Returns a number in [0, 1) that depends on the name alone."""
   return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
 
 
 def divide(
   videos: list[video_files.Video], span: int, split: str
 ) -> list[video_files.Video]:
-  """The videos, or the parts of videos, of a split.
+  """Returns the videos, or the parts of videos, of a split.
 
-  From 10 videos on, whole videos are held out: about one in ten, those whose names
-  have the smallest hashes. With fewer, the end of each video is held out, a fifth
-  of it but at least one window, where that leaves a window for training. If no
-  video is that long, evaluation sees the videos trained on, and a warning says so.
+  From 10 videos on, whole videos are held out: about one in ten, those whose names have
+  the smallest hashes. With fewer, the end of each video is held out, a fifth of it but
+  at least one window, where that leaves a window for training. If no video is that
+  long, evaluation uses the training videos, with a warning.
   """
   is_eval = split == "eval"
   if len(videos) >= _MIN_VIDEOS_TO_SPLIT:
     ranked = sorted(videos, key=lambda video: _hash(video.name))
-    # By threshold, so that a new video moves no other one; but never none or all.
+    # A threshold, so that a new video moves no other one; but never none or all.
     count = sum(_hash(video.name) < _EVAL_FRACTION for video in videos)
     count = min(max(count, 1), len(videos) - 1)
     held_out = {video.name for video in ranked[:count]}

@@ -1,4 +1,4 @@
-"""Moving shapes with captions, drawn by the code: what needs no download."""
+"""Moving shapes with captions, drawn on demand: a data set without a download."""
 
 from lamd_jax.data.shapes.scenes import (
   FPS,

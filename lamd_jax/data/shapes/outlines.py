@@ -1,4 +1,4 @@
-"""Outlines of the moving shapes: signed distances, so that edges are anti-aliased."""
+"""Outlines of the moving shapes, as signed distances for anti-aliased edges."""
 
 from collections.abc import Callable
 import dataclasses
@@ -36,7 +36,7 @@ def _triangle(u: Plane, v: Plane) -> Plane:
 
 
 def _star(u: Plane, v: Plane) -> Plane:
-  """Five points: folded into one tenth of the star, where its edge is a line."""
+  """Folds a five-pointed star into one tenth of it, where its edge is a line."""
   outer, inner = 0.62, 0.27
   u, v = np.abs(u), -v
   for side in (1.0, -1.0):  # The mirrors at 36 degrees to either side.
@@ -55,9 +55,9 @@ class Form:
   """A kind of shape, of diameter about 1.
 
   Attributes:
-    distance_fn: Signed distance from its edge, negative inside.
-    extent: Radius of the circle around it.
-    is_round: Whether a turn cannot be seen.
+    distance_fn: Signed distance from the edge, negative inside.
+    extent: Radius of the enclosing circle.
+    is_round: Whether rotation is invisible.
   """
 
   distance_fn: Callable[[Plane, Plane], Plane]

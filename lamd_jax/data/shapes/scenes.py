@@ -1,13 +1,13 @@
-"""Moving shapes: procedural clips with a motion class and a caption, no files.
+"""Moving shapes: procedural clips with a motion class and a caption, without files.
 
-Two to four coloured shapes move over a smooth textured background, each in its
-own way, the later ones in front of the earlier. Speed, direction, phase and the
-times of stopping are drawn at random and cannot be seen in one frame, so a still
-image does not determine the future.
+Two to four coloured shapes move over a smooth textured background, each in its own way;
+later shapes are drawn in front of earlier ones. Speed, direction, phase and stopping
+times are random and invisible in a single frame, so a still image does not determine
+the future.
 
-Lengths are fractions of the side and times are frames: a larger clip shows the
-same scene finer, a longer one goes on where the shorter one ends. A scene is a
-pure function of (seed, split, index), and every frame of the scene alone.
+Lengths are fractions of the side and times are in frames: a larger clip shows the same
+scene in finer detail, a longer one continues the shorter one. A scene is a pure
+function of (seed, split, index), and each frame is a pure function of its scene.
 """
 
 import dataclasses
@@ -21,11 +21,11 @@ import numpy as np
 from lamd_jax.data.shapes.outlines import FORMS
 
 MOTIONS = ("glides", "orbits", "spins", "grows and shrinks", "stops and goes")
-"""What a shape does; the motion class of a clip is a position in this table."""
+"""Kinds of motion; the motion class of a clip is an index into this table."""
 
 SPLITS = ("train", "eval")
 FPS = 8.0
-"""At this rate, in frames per second, the motion is pleasant to watch."""
+"""Frames per second at which the motion is pleasant to watch."""
 
 _MAX_SHAPES = 4
 _COLORS = {
@@ -52,23 +52,23 @@ _BACKGROUNDS = {
 
 @dataclasses.dataclass(frozen=True)
 class Shape:
-  """One shape and how it moves; lengths in sides, times in frames, angles in radians.
+  """A shape and its motion; lengths in sides, times in frames, angles in radians.
 
   Attributes:
-    form: A key of the table of forms.
-    color_name: What the caption calls its colour.
+    form: A key of FORMS.
+    color_name: Name of the colour in the caption.
     color: Red, green, blue in [0, 255].
-    size: Diameter; the mean one where it grows and shrinks.
-    motion: Position in MOTIONS.
-    home: Where it is in frame 0; for an orbit, the centre of the orbit.
+    size: Diameter; the mean diameter of a shape that grows and shrinks.
+    motion: Index into MOTIONS.
+    home: Position in frame 0; for an orbit, its centre.
     heading: Direction of a glide, or the angle on the orbit in frame 0.
-    speed: Way per frame while it moves, signed for an orbit.
+    speed: Distance per frame while moving, signed for an orbit.
     radius: Radius of the orbit.
     angle: Orientation in frame 0.
     turn: Rotation per frame of a spin, signed.
-    growth: Amplitude of growing, relative to the size.
-    period: Frames of one growing and shrinking, or of one stop and go.
-    phase: Frames already gone of the first period.
+    growth: Amplitude of the growth, relative to the size.
+    period: Frames of one cycle of growing and shrinking, or of stopping and going.
+    phase: Frames of the first period that have passed before frame 0.
     moving: Frames of a stop-and-go period in which the shape moves.
   """
 
@@ -90,12 +90,12 @@ class Shape:
 
   @property
   def extent(self) -> float:
-    """Radius of the circle around the shape at its largest."""
+    """Radius of the enclosing circle of the shape at its largest."""
     return _extent(self.form, self.size, self.growth)
 
   @property
   def begin(self) -> tuple[float, float]:
-    """Its centre in frame 0."""
+    """Centre of the shape in frame 0."""
     x, y = self.home
     if not self.radius:
       return x, y
@@ -103,7 +103,7 @@ class Shape:
     return x + self.radius * along[0], y + self.radius * along[1]
 
   def centers(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, "f 2"]:
-    """The way across (x, to the right) and down (y) of the centre."""
+    """Returns the centre in each frame: x to the right, y down."""
     home = np.asarray(self.home)
     match MOTIONS[self.motion]:
       case "orbits":
@@ -119,34 +119,35 @@ class Shape:
     return _bounce(home + way[:, None] * direction, self.extent)
 
   def _gone(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
-    """Frames spent moving, of stop and go."""
+    """Returns the number of frames that a stop-and-go shape has spent moving."""
     periods, rest = np.divmod(frames + self.phase, self.period)
     return periods * self.moving + np.minimum(rest, self.moving)
 
   def angles(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
-    """Orientation."""
+    """Returns the orientation in each frame."""
     return self.angle + self.turn * frames
 
   def sizes(self, frames: Float[np.ndarray, " f"]) -> Float[np.ndarray, " f"]:
-    """Diameter."""
+    """Returns the diameter in each frame."""
     turns = (frames + self.phase) / self.period
     return self.size * (1.0 + self.growth * np.sin(2.0 * np.pi * turns))
 
   def coverage(
     self, frames: Float[np.ndarray, " f"], resolution: int
   ) -> tuple[Float[np.ndarray, "f h w"], slice, slice]:
-    """Which part of each pixel the shape covers, in [0, 1].
+    """Computes the fraction of each pixel that the shape covers, in [0, 1].
 
     Returns:
-      This where the shape comes, and which rows and which columns of the frames these
-      are. It covers nothing of the others.
+      The coverage in the part of the frames that the shape reaches, and the rows and
+      the columns of that part. All other pixels are uncovered.
     """
     centers, sizes, angles = (
       self.centers(frames),
       self.sizes(frames),
       self.angles(frames),
     )
-    # Two pixels more: at the tip of a star the edge is 0.5 / sin(21.6 degrees) off.
+    # Two pixels of margin: at the tip of a star the edge is off by
+    # 0.5 / sin(21.6 degrees).
     reach = sizes[:, None] * FORMS[self.form].extent + 2.0 / resolution
     left, top = np.maximum((centers - reach).min(0) * resolution, 0.0).astype(int)
     right, bottom = np.ceil((centers + reach).max(0) * resolution).astype(int)
@@ -161,7 +162,7 @@ class Shape:
     x = (grid[None, None, columns] - centers[:, 0][column]) / sizes  # f 1 w
     y = (grid[None, rows, None] - centers[:, 1][column]) / sizes  # f h 1
     distance = FORMS[self.form].distance_fn(cos * x + sin * y, cos * y - sin * x)
-    # A straight edge at d pixels from a pixel's centre covers about 1/2 - d of it.
+    # An edge at distance d from the centre of a pixel covers about 1/2 - d of it.
     distance *= sizes * -float(resolution)
     distance += 0.5
     return np.clip(distance, 0.0, 1.0, out=distance), rows, columns
@@ -174,7 +175,7 @@ def _extent(form: str, size: float, growth: float) -> float:
 def _bounce(
   positions: Float[np.ndarray, "f 2"], margin: float
 ) -> Float[np.ndarray, "f 2"]:
-  """Folds an unbounded way into the walls at `margin` and 1 - `margin`."""
+  """Reflects an unbounded path at walls at `margin` and 1 - `margin`."""
   room = 1.0 - 2.0 * margin
   folded = np.mod(positions - margin, 2.0 * room)
   return margin + np.minimum(folded, 2.0 * room - folded)
@@ -182,14 +183,14 @@ def _bounce(
 
 @dataclasses.dataclass(frozen=True)
 class Scene:
-  """A clip before it is drawn.
+  """The description of a clip before it is drawn.
 
   Attributes:
-    shapes: From the back to the front.
-    background_name: What the caption calls the background's colour.
+    shapes: The shapes, from the back to the front.
+    background_name: Name of the background's colour in the caption.
     background: Red, green, blue in [0, 255].
-    waves: A row for each wave of the texture: cycles across, cycles down, phase
-      in radians, and the amplitude in red, green and blue.
+    waves: One row for each wave of the texture: cycles across, cycles down, phase in
+      radians, and the amplitudes in red, green and blue.
   """
 
   shapes: tuple[Shape, ...]
@@ -199,12 +200,12 @@ class Scene:
 
   @property
   def motion_class(self) -> int:
-    """Motion of the front shape, which is the largest; a position in MOTIONS."""
+    """Motion of the front shape, which is the largest; an index into MOTIONS."""
     return self.shapes[-1].motion
 
   @property
   def caption(self) -> str:
-    """What happens, from the front shape to the one furthest back."""
+    """Description of all shapes, from the front to the back."""
     parts = [_describe(shape) for shape in reversed(self.shapes)]
     rest = ", ".join(parts[1:-1])
     rest = f"{rest} and {parts[-1]}" if rest else parts[-1]
@@ -217,7 +218,7 @@ class Scene:
     """Draws the frames start, start + stride, ..."""
     video = np.empty((num_frames, resolution, resolution, 3), np.uint8)
     texture = self._texture(resolution)
-    # A few frames at a time, so that the planes stay in the processor's cache.
+    # Draws a few frames at a time, so that the planes stay in the processor's cache.
     step = max(1, 2**15 // resolution**2)
     for first in range(0, num_frames, step):
       count = min(step, num_frames - first)
@@ -255,14 +256,14 @@ def _describe(shape: Shape) -> str:
 
 
 def caption_samples() -> list[str]:
-  """Captions that together have every word, the longest caption among them.
+  """Returns captions that contain every word, the longest caption among them.
 
-  Their scenes need not occur: all shapes of one are described in the same words.
+  Their scenes need not occur: all shapes of a scene are described in the same words.
   """
   captions: list[str] = []
   looks = itertools.product(FORMS, _COLORS, (0.2, 0.3, 0.4), range(len(MOTIONS)))
   backgrounds = itertools.cycle(_BACKGROUNDS)
-  black = (0.0, 0.0, 0.0)  # Captions have the names of colours alone.
+  black = (0.0, 0.0, 0.0)  # Captions depend on the names of colours alone.
   for form, color, size, motion in looks:
     shape = Shape(form, color, black, size, motion, (0.5, 0.5))
     group = (shape,) * _MAX_SHAPES
@@ -272,7 +273,7 @@ def caption_samples() -> list[str]:
 
 
 def make_scene(seed: int, split: str, index: int) -> Scene:
-  """Scene number `index` of a split, "train" or "eval"; splits share no scene."""
+  """Draws scene number `index` of a split, "train" or "eval"; splits share none."""
   sequence = np.random.SeedSequence(seed, spawn_key=(SPLITS.index(split), index))
   rng = np.random.Generator(np.random.PCG64(sequence))
 
@@ -283,7 +284,7 @@ def make_scene(seed: int, split: str, index: int) -> Scene:
     [
       rng.uniform(-1.8, 1.8, (4, 2)),
       rng.uniform(0.0, 2.0 * np.pi, (4, 1)),
-      # Mostly light and dark, a little colour; never more than 38 together.
+      # Mostly light and dark, with a little colour; they never add up to over 38.
       rng.uniform(3.0, 7.0, (4, 1)) + rng.uniform(-2.5, 2.5, (4, 3)),
     ],
     axis=1,
@@ -310,7 +311,7 @@ def _place(
     gap = min(gaps, default=np.inf)
     if gap > best_gap:
       best, best_gap = shape, gap
-    if gap > 0.0:  # Its centre shows.
+    if gap > 0.0:  # Its centre is visible.
       break
   assert best is not None
   return best

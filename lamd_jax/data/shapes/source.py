@@ -1,4 +1,4 @@
-"""Moving shapes behind the interface of a source."""
+"""Moving shapes as a `VideoSource`."""
 
 import threading
 
@@ -9,11 +9,11 @@ from lamd_jax.data.shapes.scenes import FPS, MOTIONS, Scene, make_scene
 
 
 class ShapesSource:
-  """A fixed number of moving-shapes clips, drawn when first asked for.
+  """A fixed number of clips of moving shapes, drawn on first use.
 
   Attributes:
     fps: Frames per second at which a clip is shown.
-    skipped: Always empty; no files, nothing to leave out.
+    skipped: Always empty, as there are no files.
     num_classes: Number of motions.
   """
 
@@ -29,19 +29,19 @@ class ShapesSource:
     seed: int = 0,
     cache_bytes: int = 2**29,
   ):
-    """Draws nothing yet.
+    """Prepares the source; clips are drawn on first use.
 
     Args:
       split: "train" or "eval".
       num_frames: Frames of a window.
-      frame_stride: Frames of the clip from one frame of a window to the next; a
+      frame_stride: Distance in the clip between neighbouring frames of a window; a
         clip is as long as one window.
       resolution: Height and width in pixels.
-      num_train: Clips of the training split.
-      num_eval: Clips of the held-out split.
-      seed: Chooses the scenes; not the order in which training visits them.
-      cache_bytes: Memory for clips already drawn, so that later epochs cost
-        nothing; clips beyond it are drawn again.
+      num_train: Number of clips in the training split.
+      num_eval: Number of clips in the held-out split.
+      seed: Seed of the scenes, not of the order in which training visits them.
+      cache_bytes: Memory for drawn clips, which makes later epochs free; clips that
+        do not fit are drawn again.
     """
     self.fps = FPS
     self.skipped: list[str] = []
@@ -54,22 +54,22 @@ class ShapesSource:
     self._lock = threading.Lock()
 
   def __len__(self) -> int:
-    """Number of clips."""
+    """Returns the number of clips."""
     return self._count
 
   def num_frames(self, index: int) -> int:
-    """Frames of clip `index`."""
+    """Returns the number of frames of clip `index`."""
     del index
     return self._length
 
   def scene(self, index: int) -> Scene:
-    """The scene of clip `index`."""
+    """Returns the scene of clip `index`."""
     return make_scene(self._seed, self._split, index)
 
   def read(
     self, index: int, start: int, num_frames: int, stride: int
   ) -> UInt8[np.ndarray, "f h w 3"]:
-    """Frames start, start + stride, ... of clip `index`."""
+    """Returns the frames start, start + stride, ... of clip `index`."""
     clip = self._cache.get(index)
     if clip is None:
       clip = self.scene(index).render(self._length, self._resolution)
@@ -86,7 +86,7 @@ class ShapesSource:
     return window
 
   def annotation(self, index: int) -> dict[str, int | str]:
-    """Motion class, which is also the label, and caption of clip `index`."""
+    """Returns motion class, which is also the label, and caption of clip `index`."""
     scene = self.scene(index)
     motion = scene.motion_class
     return {"label": motion, "motion_class": motion, "caption": scene.caption}

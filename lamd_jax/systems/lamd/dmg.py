@@ -26,7 +26,8 @@ from lamd_jax.config import Range, build, check_choice
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
-from lamd_jax.models.mcd_vae import MCDVAE, Content, Posterior
+from lamd_jax.models.mcd_vae import MCDVAE, Content
+from lamd_jax.models.posterior import Posterior
 from lamd_jax.models.word_encoder import WordEncoder
 from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.lamd.mcd_vae import make_vae, nearest
@@ -38,18 +39,19 @@ from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How to sample.
+  """Sampling settings.
 
   Attributes:
-    num_steps: Of the sampler; the paper's are 200.
-    sampler: A key of `SAMPLERS`.
-    eta: Of "ddim"; 0 is deterministic.
-    guidance: Classifier-free, of class or text; 1 is none, as for the paper's numbers.
+    num_steps: Steps of the sampler; 200 in the paper.
+    sampler: A key of `samplers.SAMPLERS`.
+    eta: Fraction of fresh noise in "ddim"; 0 is deterministic.
+    guidance: Classifier-free guidance scale for a class or text; 1 for none, as in the
+      paper's numbers.
     overlap: Frames that neighbouring windows of a longer video share. All but the first
       cost a gradient through network and decoder in each step.
-    frames_weight: Of the guidance towards these further frames, on the squared error
-      summed over a frame, in [-1, 1], and averaged over frames. Too large a weight
-      overshoots: for 50 steps from about 3 on, for fewer steps earlier.
+    frames_weight: Weight of the guidance towards these further frames, on the squared
+      error in [-1, 1], summed over a frame and averaged over frames. Too large a weight
+      overshoots: from about 3 with 50 steps, earlier with fewer.
   """
 
   num_steps: int = 200
@@ -58,15 +60,6 @@ class Sampling:
   guidance: float = 1.0
   overlap: int = 1
   frames_weight: Annotated[float, Range(0)] = 1.0
-
-
-# Name in a configuration -> what a protocol says, and the sampler.
-SAMPLERS: dict[str, tuple[str, Callable[[Sampling], samplers.Sampler]]] = {
-  "ddim": ("DDIM", lambda how: samplers.ddim(how.eta)),
-  "ddpm": ("DDPM on some of the steps", lambda how: samplers.ancestral()),
-  "heun": ("Heun", lambda how: samplers.heun()),
-  "dpmpp_2m": ("DPM-Solver++ 2M", lambda how: samplers.dpm_solver_2m()),
-}
 
 
 @struct.dataclass
@@ -79,11 +72,11 @@ class DMGStage:
     model: The network.
     vae: The network of stage 1.
     schedule: Noise levels.
-    parameterization: What the network predicts; the paper's is "eps".
+    parameterization: Quantity that the network predicts; "eps" in the paper.
     cond_dropout: Share of videos that are trained without class or text; the first
       frame is always there.
-    sampling: See there.
-    vae_params: Of stage 1, frozen.
+    sampling: Sampling settings.
+    vae_params: Frozen parameters of stage 1.
   """
 
   model: DMG = struct.field(pytree_node=False)
@@ -151,12 +144,12 @@ class DMGStage:
     """Animates the first frame of a window, and meets the others that are known.
 
     Args:
-      params: Of this stage.
+      params: Parameters of this stage.
       conditions: As in a batch.
       key: For all noise.
       video: Known frames in [-1, 1], the first one among them; anything elsewhere. At
         most as many as the model makes.
-      is_known: Which frames are known.
+      is_known: True for known frames.
       low: Must be None, as `has_low`: there is no upsampling.
       has_low: Must be None, as `low`.
       on_step: Called on the host after each denoising step.
@@ -194,7 +187,7 @@ class DMGStage:
   def protocol(self) -> dict[str, Any]:
     """See `Stage`."""
     how = self.sampling
-    sampler, _ = SAMPLERS[how.sampler]
+    sampler, _ = samplers.SAMPLERS[how.sampler]
     is_guided = self.model.condition is not None and how.guidance != 1
     return {
       "given_frames": "1, as the model decodes it, measured too",
@@ -231,12 +224,12 @@ class DMGStage:
     """Samples a motion latent, not yet normalized."""
     init_key, steps_key = jax.random.split(key)
     shape = (*content.deepest.shape[:-1], self.vae.latent_channels)
-    _, make_sampler = SAMPLERS[self.sampling.sampler]
+    _, make_sampler = samplers.SAMPLERS[self.sampling.sampler]
     return samplers.sample(
       steps_key,
       jax.random.normal(init_key, shape),
       denoise_fn=denoise_fn,
-      sampler=make_sampler(self.sampling),
+      sampler=make_sampler(self.sampling.eta),
       logsnr_grid=self.schedule.sampling_grid(self.sampling.num_steps),
       on_step=on_step,
     )
@@ -318,7 +311,8 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
   model = build(
     DMG, config.dmg.model, "dmg.model", condition=None, **of_computation(config)
   )
-  condition = _make_condition(config, model.context_channels)
+  said = config.condition if "condition" in config else {}
+  condition = _make_condition(said, model.context_channels)
   model = model.clone(condition=condition)
   resolution, levels = clip.resolution, len(model.channel_mults)
   multiple = vae.spatial_factor * 2 ** (levels - 1)
@@ -352,19 +346,14 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
     vae=vae,
     schedule=schedule,
     parameterization=parameterization,
-    cond_dropout=_condition_values(config).get("dropout", 0.1),
+    cond_dropout=said.get("dropout", 0.1),
     sampling=sampling,
     vae_params=parts["mcd_vae"].params,
   )
 
 
-def _condition_values(config: Config) -> Config:
-  return config.condition if "condition" in config else {}
-
-
-def _make_condition(config: Config, features: int) -> Condition | None:
-  """What makes tokens of a class or a text; None without the block, or of kind none."""
-  values = _condition_values(config)
+def _make_condition(values: Mapping[str, Any], features: int) -> Condition | None:
+  """Builds the network that turns a class or text into tokens; None without one."""
   kind = values.get("kind", "none")
   makers: dict[str, tuple[tuple[str, ...], Callable[[], Condition | None]]] = {
     "none": ((), lambda: None),
@@ -387,8 +376,7 @@ def _make_condition(config: Config, features: int) -> Condition | None:
 
 
 def _check_sampling(how: Sampling, num_frames: int, has_condition: bool) -> None:
-  if how.sampler not in SAMPLERS:
-    raise UserError(f"sample.sampler is {how.sampler!r}; known: {', '.join(SAMPLERS)}")
+  check_choice(how.sampler, samplers.SAMPLERS, "sample.sampler")
   if how.eta and how.sampler != "ddim":
     raise UserError(
       f"sample.eta={how.eta} is of the sampler 'ddim', not of {how.sampler!r}; leave it"

@@ -30,8 +30,8 @@ def encode_motion(
 
   Args:
     vae: The network of the stage `mcd_vae`.
-    params: Of that stage.
-    video: Of as many frames as the network's clips have, in [-1, 1].
+    params: Parameters of that stage.
+    video: Clips of the network's length, in [-1, 1].
 
   Raises:
     UserError: The clips are longer or shorter.
@@ -64,9 +64,9 @@ def scale(
   """Returns motions weakened or exaggerated.
 
   Args:
-    motion: Of clips.
-    still: Of the pictures that the motions are for, by `encode_still`. The code of
-      another picture's still need not keep these pictures still.
+    motion: Motions of clips.
+    still: `encode_still` of the pictures that the motions are for. The still of another
+      picture need not keep these still.
     strength: 0 gives the still, 1 the motion as it was, more exaggerates it.
   """
   return interpolate(still, motion, strength)
@@ -82,7 +82,7 @@ def decode_motion(
 
   Args:
     vae: The network of the stage `mcd_vae`.
-    params: Of that stage.
+    params: Parameters of that stage.
     motion: Edited or not; Norm is applied here.
     image: As many pictures, in [-1, 1].
 

@@ -19,7 +19,7 @@ from lamd_jax.systems.pipeline import (
   Reading,
   Request,
   Segment,
-  Trained,
+  Stages,
   WindowPipeline,
 )
 from lamd_jax.systems.stage import OnStep
@@ -38,7 +38,7 @@ class LaMDPipeline:
   Its videos are, for each motion in turn, those of all strengths.
   """
 
-  def __init__(self, config: Config, trained: Mapping[str, Trained], devices: Devices):
+  def __init__(self, config: Config, trained: Stages, devices: Devices):
     """Restores no stage before a task needs it."""
     self._config, self._trained, self._devices = config, trained, devices
     self._clip: Clip = clip_of(config, "mcd_vae")
@@ -132,13 +132,6 @@ class LaMDPipeline:
     return np.stack(
       [np.asarray(pixels.to_uint8(decode(z, content)[0])) for z in edited]
     )
-
-
-def make_pipeline(
-  config: Config, trained: Mapping[str, Trained], devices: Devices
-) -> LaMDPipeline:
-  """Builds the pipeline; stages are restored when a task first needs them."""
-  return LaMDPipeline(config, trained, devices)
 
 
 def _options(request: Request) -> tuple[tuple[float, ...], int | None]:

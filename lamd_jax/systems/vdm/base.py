@@ -1,10 +1,10 @@
 """VDM: Video Diffusion Models, one network trained on videos and images together.
 
 Ho et al. 2022 (arXiv:2204.03458), not the Variational Diffusion Models of Kingma et al.
-2021. The one stage, `base`, diffuses pixels. What it can be asked for beside whole
-videos (the frames after given ones, frames between, a higher resolution) it was not
-trained for: reconstruction guidance makes it agree with what is known, and
-`systems/windows.py` makes that any length.
+2021. The one stage, `base`, diffuses pixels. It is trained on whole videos only; to
+continue given frames, fill in between them or raise their resolution, reconstruction
+guidance makes samples agree with the known part, and `systems/windows.py` extends that
+to any length.
 """
 
 from collections.abc import Mapping
@@ -31,17 +31,17 @@ Method = Literal["reconstruction", "replacement"]
 
 @dataclasses.dataclass(frozen=True)
 class Sampling:
-  """How to sample.
+  """Sampling settings.
 
   Attributes:
-    num_steps: Of the ancestral sampler.
-    gamma: Its variance, between the lower bound 0 and the upper bound 1.
-    langevin_delta: Step of the Langevin corrector that follows each of its steps, 0.1
-      in the paper; 0 for none, which halves the work.
-    guidance: Classifier-free; 1 is none.
-    given_frames: First frames that are taken from the batch; 0 for none.
+    num_steps: Steps of the ancestral sampler.
+    gamma: Its variance, between the lower bound at 0 and the upper bound at 1.
+    langevin_delta: Step size of the Langevin corrector, 0.1 in the paper; 0 for no
+      corrector, which halves the work.
+    guidance: Classifier-free guidance scale; 1 for none.
+    given_frames: Leading frames taken from the batch; 0 for none.
     overlap: Frames that neighbouring windows of a longer video share.
-    method: What makes the other frames agree with known ones.
+    method: Makes the other frames agree with known ones.
     frames_weight: w_r of reconstruction guidance for known frames; 50 and 9 in the
       paper.
     size_weight: w_r for a low resolution; from 1 to 6 at factor 2.
@@ -68,11 +68,11 @@ class VDMStage:
 
   Attributes:
     model: The network.
-    condition: What makes a vector of a condition; None for none.
+    condition: Network that embeds the condition; None for none.
     schedule: Noise levels.
-    parameterization: What the network predicts.
+    parameterization: Quantity that the network predicts.
     cond_dropout: Share of videos, and of images, that are trained without condition.
-    sampling: See there.
+    sampling: Sampling settings.
   """
 
   model: UNet3D = struct.field(pytree_node=False)
@@ -162,13 +162,13 @@ class VDMStage:
     """Draws the frames that are not known, given those that are.
 
     Args:
-      params: Of this stage.
+      params: Parameters of this stage.
       conditions: As in a batch.
       key: For all noise.
-      video: Known frames in [-1, 1]; anything elsewhere.
-      is_known: Which frames are known; None where none is.
-      low: Frames in a low resolution; None where there are none.
-      has_low: Which frames have one; None for all.
+      video: Known frames in [-1, 1]; arbitrary elsewhere.
+      is_known: True for known frames; None if there are none.
+      low: Frames in a low resolution; None if there are none.
+      has_low: True for frames with a low resolution; None for all.
       on_step: Called on the host after each denoising step.
 
     Returns:
@@ -255,7 +255,7 @@ class VDMStage:
     return apply(self.condition, params["condition"], *given)
 
   def _draw_null(self, key, num_videos, num_images) -> Bool[Array, "b n"]:
-    """Which videos (column 0) and which images go without their condition."""
+    """Draws which videos (column 0) and images lose their condition."""
     shape = (num_videos, 1 + num_images)
     return jax.random.bernoulli(key, self.cond_dropout, shape)
 

@@ -1,15 +1,11 @@
 """VDM as a pipeline: videos from noise or given frames, longer, denser or larger."""
 
-from collections.abc import Mapping
-
 from lamd_jax.systems.clip import clip_of
-from lamd_jax.systems.pipeline import Devices, Trained, WindowPipeline
+from lamd_jax.systems.pipeline import Devices, Stages, WindowPipeline
 from lamd_jax.types import Config
 
 
-def make_pipeline(
-  config: Config, trained: Mapping[str, Trained], devices: Devices
-) -> WindowPipeline:
+def make_pipeline(config: Config, trained: Stages, devices: Devices) -> WindowPipeline:
   """Builds the pipeline around the one stage."""
   return WindowPipeline(
     "vdm",

@@ -21,7 +21,7 @@ from tiny_lamd import (
   vae,
 )
 
-from lamd_jax.diffusion import schedules
+from lamd_jax.diffusion import samplers, schedules
 from lamd_jax.models.conditioning import Tokens
 from lamd_jax.models.dmg import DMG
 from lamd_jax.models.mcd_vae import normalize
@@ -177,7 +177,7 @@ class DMGStageTest(parameterized.TestCase):
       self.assertTrue(np.all(np.isfinite(leaf)))
     self.assertGreater(max(np.abs(x).max() for x in jax.tree.leaves(trained)), 0.0)
 
-  @parameterized.parameters(*dmg_lib.SAMPLERS)
+  @parameterized.parameters(*samplers.SAMPLERS)
   def test_a_known_latent_is_normalized_and_decoded(self, sampler):
     stage = knowing(sampler=sampler)
     z = normal(seed=3, mean=2.0)
@@ -348,6 +348,25 @@ class WindowTest(parameterized.TestCase):
     weightless = dataclasses.replace(self.stage.sampling, frames_weight=0.0)
     off = self.sample(video, known, self.stage.replace(sampling=weightless))
     np.testing.assert_allclose(off[:, 1], free[:, 1], atol=1e-5)
+
+  def test_of_two_further_frames_each_pulls_half_as_much(self):
+    # The guidance is linear in what each frame adds to the error.
+    z_t, logsnr = normal(seed=8), jnp.zeros(2)
+
+    @jax.jit
+    def shift(known):
+      content = self.stage._content(self.video[:, 0])
+      denoise_fn = self.stage._denoise_fn(self.params, {}, content)
+      guided = self.stage._meeting(denoise_fn, content, self.video, known)
+      return guided(z_t, logsnr).x - denoise_fn(z_t, logsnr).x
+
+    one, other, both = (
+      np.asarray(shift(jnp.array([True, *later])))
+      for later in ([True, False], [False, True], [True, True])
+    )
+    for alone in (one, other):
+      self.assertGreater(np.abs(alone).max(), 1e-3)
+    np.testing.assert_allclose(both, 0.5 * (one + other), atol=1e-4)
 
   def test_it_does_not_upsample(self):
     for is_known, low in (

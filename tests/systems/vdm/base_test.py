@@ -6,6 +6,7 @@ a network with the same arguments that mixes the frames of a video and nothing e
 
 import dataclasses
 import functools
+import itertools
 from unittest import mock
 
 from absl.testing import absltest, parameterized
@@ -309,6 +310,42 @@ class SampleTest(parameterized.TestCase):
     squares = found.reshape(B, F, S // 2, 2, S // 2, 2, 3).mean(axis=(3, 5))
     np.testing.assert_allclose(squares, low, atol=0.02)
     self.assertGreater(float(jnp.std(found)), 0.2)
+
+  @parameterized.parameters((0.0, 0.0), (0.7, 0.0), (0.0, 0.1), (0.4, 0.25))
+  def test_a_sample_is_the_chain_of_the_paper(self, gamma, delta):
+    # The network predicts a tenth of what it sees as clean data, so the chain of Ho et
+    # al. 2022, section 2, is a recursion in numbers; in float64, with the same noise.
+    made = make("none", num_steps=3, gamma=gamma, langevin_delta=delta)
+    tenth = lambda self, params, cond: (
+      lambda x_t, logsnr: process.convert(0.1 * x_t, x_t, logsnr, "x")
+    )
+    key = jax.random.key(5)
+    video = jnp.zeros((B, F, S, S, 3))
+    with mock.patch.object(base_lib.VDMStage, "_denoise_fn", tenth):
+      found = made.sample_window({}, {}, key, video)
+
+    draw = lambda key: np.asarray(jax.random.normal(key, video.shape), np.float64)
+    clipped = lambda x_t: np.clip(0.1 * x_t, -1.0, 1.0)
+    init_key, steps_key, _ = jax.random.split(key, 3)
+    levels = np.asarray(made.schedule.sampling_grid(3), np.float64)
+    squares = 1.0 / (1.0 + np.exp(-levels))  # alpha^2
+    squares[-1] = 1.0
+    x_t = draw(init_key)
+    for i, (t, s) in enumerate(itertools.pairwise(squares)):
+      step_key = jax.random.fold_in(steps_key, i)
+      if delta:
+        noise_key, step_key = jax.random.split(step_key)
+        eps = (x_t - np.sqrt(t) * clipped(x_t)) / np.sqrt(1 - t)
+        noise = draw(noise_key)
+        x_t = x_t + np.sqrt(1 - t) * (np.sqrt(delta) * noise - 0.5 * delta * eps)
+      beta = 1 - t / s  # Ho et al. 2020, equations 6 and 7.
+      mean = np.sqrt(s) * beta / (1 - t) * clipped(x_t)
+      mean = mean + np.sqrt(1 - beta) * (1 - s) / (1 - t) * x_t
+      # Between the variance of the posterior and beta, in logarithms.
+      low, high = beta * (1 - s) / (1 - t), beta
+      std = np.sqrt(low ** (1 - gamma) * high**gamma) if s < 1 else 0.0
+      x_t = mean + std * draw(step_key)
+    np.testing.assert_allclose(found, x_t, atol=2e-3)
 
 
 class ConfigTest(parameterized.TestCase):
