@@ -14,8 +14,6 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import chex
 import jax
-from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import AxisType
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
@@ -43,28 +41,14 @@ CHECKPOINTS = workdir_lib.CHECKPOINTS
 FOLDER = tempfile.TemporaryDirectory()
 WHOLE = pathlib.Path(FOLDER.name) / "whole"  # What one uninterrupted job leaves.
 INDICES = []  # Of the videos that it was trained on, in order.
-STACK = contextlib.ExitStack()
 
 
 def setUpModule():
-  # Orbax takes seconds to divide a state over the eight devices of tests.
-  mesh = jax.make_mesh(
-    (1,) * 4, sharding.AXES, (AxisType.Auto,) * 4, devices=jax.devices()[:1]
-  )
-  STACK.enter_context(mock.patch.object(sharding, "make_mesh", lambda sizes: mesh))
-  # The same programs are compiled in run after run.
-  cache = str(pathlib.Path(FOLDER.name) / "compiled")
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  compilation_cache.reset_cache()
   with noting_indices(INDICES):
     whole_job(WHOLE)
 
 
 def tearDownModule():
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
-  STACK.close()
   FOLDER.cleanup()
 
 
@@ -72,7 +56,7 @@ def whole_job(folder):
   """Does what the command line does without --mode."""
   run = make_run(CONFIG, folder)
   check.check(run)
-  workdir_lib.open_workdir(make_run(CONFIG, folder))
+  workdir_lib.open_workdir(run)
   train.train(run)
   generate.sample_clips(run)
   evaluate.evaluate(run, 1.5)

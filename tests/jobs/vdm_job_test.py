@@ -25,7 +25,7 @@ class VDMJobTest(absltest.TestCase):
     run = make_run(config, folder)
     check.check(run)
     check.rehearse(run)
-    workdir_lib.open_workdir(make_run(config, folder))
+    workdir_lib.open_workdir(run)
     train.train(run)
     self.assertLen(training_log.read_scalars(folder / "base"), 2)
     generate.sample_clips(run)
