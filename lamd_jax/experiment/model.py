@@ -270,7 +270,8 @@ class Model:
         raise UserError(
           f"{task} needs {reading.least} frames to begin with; {len(video)} were given"
         )
-      video = media.resize_crop(video[: reading.most], reading.resolution)
+      video = _checked(video, "video")[: reading.most]
+      video = media.resize_crop(video, reading.resolution)
     arrays = conditions.asked(self._run.conditions, num, **said)
     return Request(task, num, arrays, video, motions, num_frames, options)
 
@@ -315,6 +316,7 @@ class Model:
 
   def _fitted(self, clip: Motion) -> Video:
     """Returns a clip at the model's resolution."""
+    _checked(clip, "clip")
     if len(clip) != self.clip.num_frames:
       raise UserError(
         f"a clip of {len(clip)} frames was given; this model's clips have"
@@ -376,13 +378,13 @@ def _nested(arrays: Mapping[str, np.ndarray], stage: str) -> dict[str, Any]:
   """Returns the parameters of a stage as nested dicts."""
   tree: dict[str, Any] = {}
   for name, x in arrays.items():
-    first, *path, last = name.split("/")
-    if first != stage:
+    first, *path = name.split("/")
+    if first != stage or not path:
       continue
     inner = tree
-    for key in path:
+    for key in path[:-1]:
       inner = inner.setdefault(key, {})
-    inner[last] = x
+    inner[path[-1]] = x
   return tree
 
 
@@ -403,8 +405,15 @@ def _check_alike(folder: pathlib.Path, stage: str, expected: Any, given: Any) ->
 
 def _one(image: Picture) -> Video:
   """Returns a picture as a video of one frame."""
-  if image.ndim != 3:
+  return _checked(image, "picture")[None]
+
+
+def _checked(x: np.ndarray, what: str) -> np.ndarray:
+  """Returns pixels as they are; raises a `UserError` unless they are RGB in uint8."""
+  axes = ("frames", "height", "width", "3")[what == "picture" :]
+  if x.ndim != len(axes) or x.shape[-1] != 3 or x.dtype != np.uint8:
     raise UserError(
-      f"a picture of shape {list(image.shape)} was given; expected [height, width, 3]"
+      f"a {what} of shape {list(x.shape)} and type {x.dtype} was given; expected"
+      f" [{', '.join(axes)}] and uint8"
     )
-  return image[None]
+  return x

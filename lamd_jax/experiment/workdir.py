@@ -17,6 +17,7 @@ import json
 import os
 import pathlib
 import platform
+import shlex
 import subprocess
 import sys
 from typing import Any
@@ -97,7 +98,7 @@ def environment() -> dict[str, str | int]:
     "num_devices": len(devices),
     "num_processes": jax.process_count(),
     "cpu_cores": os.cpu_count() or 0,
-    "command": " ".join(sys.argv),
+    "command": shlex.join(sys.argv),
   }
 
 
