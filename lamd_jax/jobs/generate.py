@@ -212,9 +212,8 @@ def _name(wish: Wish) -> str:
   clean = lambda path: re.sub(r"[^\w.-]+", "_", path.stem) or "picture"
   name = clean(wish.path) if wish.path else "video"
   if wish.task == "transfer":
-    name = f"{name}_by_{'_'.join(map(clean, wish.motions))}"[
-      :100
-    ]  # Systems have limits.
+    # File systems limit the length of a name.
+    name = f"{name}_by_{'_'.join(map(clean, wish.motions))}"[:100]
     return name + ("_mix" if wish.options.get("mix") is not None else "")
   return name if wish.task in FOLDERS else f"{name}_{wish.task}"
 
