@@ -43,6 +43,38 @@ def _mistakes(
 
 MISTAKES = [
   *_mistakes(
+    "jobs/unfinished.py",
+    ("another video of the same name goes on", "    if x is not None:\n", "    if False:\n"),
+    ("segments are never removed", "  shutil.rmtree(folder, ignore_errors=True)\n", ""),
+    ("segments are removed on errors, too", "  yield _Segments(folder)\n",
+     "  try:\n    yield _Segments(folder)\n  except BaseException:\n"
+     "    shutil.rmtree(folder)\n    raise\n"),
+    tests="tests/jobs/generate_test.py",
+  ),
+  *_mistakes(
+    "systems/frozen.py",
+    ("the halves change places", "for wanted in (True, False)",
+     "for wanted in (False, True)"),
+    ("a name in two parts wins", "flat.keys() & whole.keys()", "flat.keys() & set()"),
+  ),
+  *_mistakes(
+    "systems/first_stage.py",
+    ("latents are not normalized", "return (z - self.shift) / self.scale", "return z"),
+    ("the scale is forgotten in decoding", "z = z * self.scale + self.shift",
+     "z = z + self.shift"),
+    ("context is shown", "end = total if last == total else last - overlap",
+     "end = last"),
+    ("the variance is that of the sum", "- np.square(mean)", "- mean"),
+  ),
+  *_mistakes(
+    "experiment/statistics.py",
+    ("whose numbers they are does not matter",
+     'if found.get("parameters") != digest(params):', "if False:"),
+    ("names are not part of the digest",
+     "sha.update(jax.tree_util.keystr(path).encode())", "pass"),
+    ("every stage counts as measured", "return not is_measured or", "return True or"),
+  ),
+  *_mistakes(
     "nn/remat.py",
     ("a policy that is not used", "nn.remat(call, policy=POLICIES[policy])",
      "nn.remat(call, policy=POLICIES['block'])"),

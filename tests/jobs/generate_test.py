@@ -103,6 +103,45 @@ class WindowsTest(GenerateTestCase):
     written = [*names, "clip_extend_0.gif", "clip_extend_1.gif", "clip_extend.png"]
     self.assertEqual(self.names("edited"), sorted(written))
 
+  def test_what_was_broken_off_goes_on_with_the_window_after(self):
+    self.set_stage(window_stages.Noise())
+    *_, paths = self.generate("extend", num_frames=19)
+    whole = [path.read_bytes() for path in paths]
+    number = len(self.stage.calls)
+    self.assertEqual(number, 4)
+    self.assertFalse((self.folder / "unfinished").exists())
+
+    class Broken(window_stages.Noise):
+      def sample_window(self, *args, **kwargs):
+        if len(self.calls) == 2:
+          raise KeyboardInterrupt
+        return super().sample_window(*args, **kwargs)
+
+    self.set_stage(Broken())
+    with self.assertRaises(KeyboardInterrupt):
+      self.generate("extend", num_frames=19)
+    self.assertTrue((self.folder / "unfinished").exists())
+    self.set_stage(window_stages.Noise())
+    *_, paths = self.generate("extend", num_frames=19)
+    self.assertLen(self.stage.calls, number - 2)
+    self.assertEqual([path.read_bytes() for path in paths], whole)
+    self.assertFalse((self.folder / "unfinished").exists())
+
+  def test_other_wishes_do_not_go_on_with_it(self):
+    class Broken(window_stages.Noise):
+      def sample_window(self, *args, **kwargs):
+        if self.calls:
+          raise KeyboardInterrupt
+        return super().sample_window(*args, **kwargs)
+
+    self.set_stage(Broken())
+    with self.assertRaises(KeyboardInterrupt):
+      self.generate("extend", num_frames=19)
+    self.write(np.full((9, S, S, 3), 90, np.uint8))  # Another video of this name.
+    self.set_stage(window_stages.Noise())
+    self.generate("extend", num_frames=19)
+    self.assertLen(self.stage.calls, 4)
+
   def test_tasks_read_the_frames_that_they_need(self):
     found, *_ = self.generate("predict", stride=3)
     assert_greys(found, [*self.greys[[0, 3]], *[GREY] * 3])
