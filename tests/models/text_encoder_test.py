@@ -1,4 +1,4 @@
-"""BERT beside Hugging Face's, with random weights in its layout.
+"""BERT against Hugging Face's, with random weights in its layout.
 
 The reference was written by tests/benchmarks/text_encoder_reference.py.
 """
@@ -73,7 +73,7 @@ class TextEncoderTest(parameterized.TestCase):
     inputs = jnp.zeros((1, 4), jnp.int32), jnp.ones((1, 4), bool)
     variables = jax.eval_shape(large.init, jax.random.key(0), *inputs)
     count = sum(x.size for x in jax.tree.leaves(variables))
-    # The original has a pooler and the type of second texts besides.
+    # The original also has a pooler and the type of second texts.
     self.assertEqual(count + 1024 * 1025 + 1024, 335_141_888)
 
   def test_embeddings_are_those_of_the_original(self):
@@ -101,7 +101,7 @@ class TextEncoderTest(parameterized.TestCase):
       self.assertGreater(by[2, :5].min(), 1e-4)
       np.testing.assert_allclose(by[:2], 0, atol=1e-5)
 
-  def test_names_with_a_prefix_beside_heads_are_the_same(self):
+  def test_names_with_a_prefix_next_to_heads_are_the_same(self):
     full = {f"bert.{name}": x for name, x in arrays().items()}
     full["cls.predictions.bias"] = np.zeros(50, np.float32)
     full["bert.embeddings.position_ids"] = np.arange(12)[None]
@@ -147,7 +147,7 @@ class TextEncoderTest(parameterized.TestCase):
         text_encoder.from_huggingface(arrays(), CONFIG | {key: value})
 
   def test_heads_are_known_or_asked_for(self):
-    with self.assertRaisesRegex(UserError, "heads a text encoder of width 24 .*config"):
+    with self.assertRaisesRegex(UserError, "heads of a text encoder of width 24 .*config"):
       text_encoder.from_huggingface(arrays())
     with self.assertRaisesRegex(UserError, "is 5, expected a divisor of the width, 24"):
       text_encoder.from_huggingface(arrays(), CONFIG | {"num_attention_heads": 5})

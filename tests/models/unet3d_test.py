@@ -226,6 +226,15 @@ class NetworkTest(parameterized.TestCase):
     layer = variables["params"]["down_1_0_spatial_attention"]["attention"]
     self.assertEqual(layer["query"]["kernel"].shape, (8, 2, 4))
 
+  def test_heads_may_be_as_many_on_every_level(self):
+    module = TINY.clone(num_heads=2, attention_factors=(1, 2))
+    params = shapes_of(module)[1]["params"]
+    for level, width in ((0, 4), (1, 8)):
+      layer = params[f"down_{level}_0_temporal_attention"]
+      self.assertEqual(layer["query"]["kernel"].shape, (width, 2, width // 2))
+      layer = params[f"down_{level}_0_spatial_attention"]["attention"]
+      self.assertEqual(layer["query"]["kernel"].shape, (width, 2, width // 2))
+
   def test_an_added_embedding_has_half_the_numbers(self):
     for scale_shift, width in ((True, 16), (False, 8)):
       _, variables = shapes_of(TINY.clone(scale_shift=scale_shift))

@@ -51,6 +51,13 @@ def changed(variables=None, x=X, timestep=STEP, cond=COND):
 
 
 class UNetTest(parameterized.TestCase):
+  def test_heads_may_be_as_many_on_every_level(self):
+    module = TINY.clone(num_heads=4, attention_factors=(1, 2))
+    params = shapes_of(module, X, COND)[1]["params"]
+    for name, width in (("down_0_0", 8), ("down_1_0", 16), ("mid", 16)):
+      layer = params[f"{name}_attention"]["cross_attention"]
+      self.assertEqual(layer["query"]["kernel"].shape, (width, 4, width // 4))
+
   def test_a_fresh_network_predicts_zero(self):
     @jax.jit
     def fresh_last():
