@@ -63,7 +63,7 @@ def pytest_configure(config: pytest.Config) -> None:
     devices = NUM_MESH_DEVICES if is_mesh_run(config) else 1
     flags = (*FLAGS, f"--xla_force_host_platform_device_count={devices}")
     os.environ["XLA_FLAGS"] = " ".join((os.environ.get("XLA_FLAGS", ""), *flags))
-  # For what is made once and shared by all workers: see helpers/trained.py.
+  # For what is made once and shared by all workers: see helpers/made_once.py.
   config.stash[SHARED] = tempfile.mkdtemp(prefix="lamd_jax_tests_")
   os.environ["LAMD_JAX_TESTS"] = config.stash[SHARED]
 

@@ -8,8 +8,8 @@ import sys
 
 from absl.testing import absltest
 import jax
+from made_once import made_once
 import pytest
-import trained
 
 TESTS = pathlib.Path(__file__).parent
 COMPILE = """
@@ -24,12 +24,12 @@ print(len(hits) > 0)
 MAKE = """
 import sys, time
 sys.path.insert(0, {helpers!r})
-import trained
+from made_once import made_once
 def make(folder):
   folder.mkdir()
   (folder / "maker").write_text({name!r})
   time.sleep(1.0)  # Longer than the others need to arrive.
-print((trained.once({key!r}, make) / "maker").read_text())
+print((made_once({key!r}, make) / "maker").read_text())
 """
 
 
@@ -96,8 +96,8 @@ class SharedTest(absltest.TestCase):
 
     key = f"suite_test_again_{os.getpid()}"
     with self.assertRaisesRegex(OSError, "full"):
-      trained.once(key, fail)
-    self.assertEmpty(list(trained.once(key, lambda folder: folder.mkdir()).iterdir()))
+      made_once(key, fail)
+    self.assertEmpty(list(made_once(key, lambda folder: folder.mkdir()).iterdir()))
 
   @pytest.mark.process
   def test_a_program_is_compiled_once_for_all_processes(self):

@@ -15,7 +15,6 @@ from flax import linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType
 import numpy as np
 import orbax.checkpoint as ocp
 import tiny_config
@@ -102,12 +101,7 @@ READ = dict(num_frames=3, frame_stride=1, batch_size=8, seed=CONFIG.seed)
 BATCHES = list(itertools.islice(pipeline.batches(SOURCE, **READ), 2 * STEPS))
 INDEX = BATCHES[BAD - 1]["index"]
 POISONED = Poisoned(SOURCE, int(INDEX[2]))
-MESH = jax.make_mesh(
-  (1,) * len(sharding.AXES),
-  sharding.AXES,
-  (AxisType.Auto,) * len(sharding.AXES),
-  devices=jax.devices()[:1],
-)
+MESH = sharding.make_mesh({})
 
 
 def run(folder, policy, source=POISONED):

@@ -1,6 +1,5 @@
 """The jobs, end to end: what a run leaves, and what interruptions and damage change."""
 
-import contextlib
 import errno
 import itertools
 import json
@@ -14,20 +13,19 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import chex
 import jax
-from jax.experimental.compilation_cache import compilation_cache
-from jax.sharding import AxisType
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
 import safetensors
 import tiny_config
+import whole_jobs
 
 import lamd_jax
 from lamd_jax.data import media, pipeline, sources
 from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.experiment.run import make_run
-from lamd_jax.jobs import check, evaluate, export, generate, train
+from lamd_jax.jobs import evaluate, export, generate, train
 from lamd_jax.metrics import card as card_lib
 from lamd_jax.metrics import motion, protocol
 from lamd_jax.report import page
@@ -36,61 +34,14 @@ from lamd_jax.training import checkpoint, health, sharding
 from lamd_jax.training import logging as training_log
 from lamd_jax.types import UserError
 
-CONFIG = tiny_config.get_config()
-CONFIG.run.keep_best = "loss"  # The highest: of the first checkpoint, not of the last.
+CONFIG = whole_jobs.lamd_config()
 STAGES = ("mcd_vae", "dmg")
 CHECKPOINTS = workdir_lib.CHECKPOINTS
-FOLDER = tempfile.TemporaryDirectory()
-WHOLE = pathlib.Path(FOLDER.name) / "whole"  # What one uninterrupted job leaves.
-INDICES = []  # Of the videos that it was trained on, in order.
-STACK = contextlib.ExitStack()
 
 
 def setUpModule():
-  # Orbax takes seconds to divide a state over the eight devices of tests.
-  mesh = jax.make_mesh(
-    (1,) * 4, sharding.AXES, (AxisType.Auto,) * 4, devices=jax.devices()[:1]
-  )
-  STACK.enter_context(mock.patch.object(sharding, "make_mesh", lambda sizes: mesh))
-  # The same programs are compiled in run after run.
-  cache = str(pathlib.Path(FOLDER.name) / "compiled")
-  jax.config.update("jax_compilation_cache_dir", cache)
-  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-  compilation_cache.reset_cache()
-  with noting_indices(INDICES):
-    whole_job(WHOLE)
-
-
-def tearDownModule():
-  jax.config.update("jax_compilation_cache_dir", None)
-  compilation_cache.reset_cache()
-  STACK.close()
-  FOLDER.cleanup()
-
-
-def whole_job(folder):
-  """Does what the command line does without --mode."""
-  run = make_run(CONFIG, folder)
-  check.check(run)
-  workdir_lib.open_workdir(make_run(CONFIG, folder))
-  train.train(run)
-  generate.sample_clips(run)
-  evaluate.evaluate(run, 1.5)
-  page.write_report(folder)
-
-
-@contextlib.contextmanager
-def noting_indices(indices):
-  """Notes which videos each batch has."""
-  batches = pipeline.batches
-
-  def noting(*args, **kwargs):
-    for batch in batches(*args, **kwargs):
-      indices.append(batch["index"].tolist())
-      yield batch
-
-  with mock.patch.object(pipeline, "batches", noting):
-    yield
+  global WHOLE, INDICES
+  WHOLE, INDICES = whole_jobs.lamd()
 
 
 def killing(owner, name, call, number):
@@ -251,7 +202,7 @@ class WholeJobTest(JobsTestCase):
       mock.patch.object(train, "train_stage", side_effect=AssertionError("trained")),
       mock.patch.object(generate, "Sampler", side_effect=AssertionError("sampled")),
     ):
-      whole_job(self.folder)
+      whole_jobs.do(CONFIG, self.folder)
     after = snapshot(self.folder)
     self.assertEqual(after.keys(), before.keys())
     rewritten = {"config.json", "metrics.json", "report.html"}
@@ -301,7 +252,7 @@ class InterruptionTest(JobsTestCase):
     def stopped(owner, name, call, number):
       with (
         killing(owner, name, call, number),
-        noting_indices(indices),
+        whole_jobs.noting_indices(indices),
         self.assertRaises(train.Stopped) as caught,
       ):
         train.train(make_run(CONFIG, self.folder))
@@ -319,7 +270,7 @@ class InterruptionTest(JobsTestCase):
     self.assertEqual((status, steps), (143, {"mcd_vae": 4, "dmg": None}))
     status, steps = stopped(training_log.Log, "step", 1, signal.SIGINT)
     self.assertEqual((status, steps), (130, {"mcd_vae": 4, "dmg": 2}))
-    with noting_indices(indices):
+    with whole_jobs.noting_indices(indices):
       train.train(make_run(CONFIG, self.folder))
     self.assert_is_whole()
     self.assertEqual(indices, INDICES)

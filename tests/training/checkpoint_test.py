@@ -10,6 +10,7 @@ from checkpoint_folder import FolderTestCase, abstract_state, make_state, shardi
 import chex
 import jax
 import orbax.checkpoint as ocp
+import pytest
 
 from lamd_jax.training import checkpoint
 from lamd_jax.types import UserError
@@ -31,6 +32,7 @@ class CheckpointTest(FolderTestCase):
     self.assertIsNone(checkpoint.latest_step(self.folder))
     self.assertIsNone(checkpoint.latest_step(self.folder / "missing"))
 
+  @pytest.mark.mesh
   def test_the_newest_step_comes_back_bit_for_bit_on_the_given_devices(self):
     self.save(1, 2, 3)
     restored = self.restore()
@@ -50,6 +52,7 @@ class CheckpointTest(FolderTestCase):
       spoil(state)
     self.assert_is_step(self.restore(), 5)
 
+  @pytest.mark.mesh
   def test_averaged_parameters_alone_can_be_read(self):
     self.save(1, 2)
     abstract = abstract_state().ema_params

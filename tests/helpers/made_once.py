@@ -1,4 +1,4 @@
-"""Work folders that take long to make: made once a run of tests, by whoever asks first.
+"""Folders that take long to make: once a run of tests, by the worker that asks first.
 
 A test that changes such a folder works on a copy.
 """
@@ -15,7 +15,7 @@ import tempfile
 SHARED = "LAMD_JAX_TESTS"
 
 
-def once(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
+def made_once(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
   """Returns a folder of this run of tests, and makes it if no process has.
 
   Args:
