@@ -19,6 +19,7 @@ import window_stages
 from lamd_jax import command_line, main
 from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import evaluate, export, generate, plan, train
 from lamd_jax.types import UserError
 
@@ -211,7 +212,7 @@ class ArgumentsTest(MainTestCase):
 class BegunFolderTest(MainTestCase):
   def setUp(self):
     super().setUp()
-    workdir_lib.open_workdir(self.folder, tiny_config.get_config())
+    workdir_lib.open_workdir(make_run(tiny_config.get_config(), self.folder))
 
   def assert_refused_untouched(self, message, *args):
     files = lambda: {

@@ -20,17 +20,15 @@ from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.experiment.model import Model
 from lamd_jax.experiment.run import Run
 from lamd_jax.files import writing
+from lamd_jax.jobs import unfinished
 from lamd_jax.jobs.progress import Progress
 from lamd_jax.systems.pipeline import (
-  Pipeline,
-  Plan,
   Reading,
-  Request,
   Sampler,
   collect,
 )
 from lamd_jax.training import processes
-from lamd_jax.types import PRNGKey, UserError
+from lamd_jax.types import UserError
 
 MAX_FILES = 4  # Clips that are also written as mp4, gif and png.
 GAP = 2  # Pixels between the clips of a grid.
@@ -159,7 +157,13 @@ def generate(run: Run, wish: Wish) -> list[pathlib.Path]:
     options=wish.options,
   )
   plan = model.pipeline.plan(request)
-  videos = _collect(model.pipeline, request, plan, jax.random.key(run.config.seed))
+  key = jax.random.key(run.config.seed)
+  with (
+    unfinished.keeping(run, request) as keep,
+    Progress(request.task, plan.num_segments) as progress,
+  ):
+    segments = model.pipeline.run(request, key, keep, progress.on_step)
+    videos = collect(plan, progress.through(segments))
   folder = run.folder / FOLDERS.get(wish.task, "edited")
   name = _name(wish)
   if wish.task != "transfer":
@@ -168,15 +172,6 @@ def generate(run: Run, wish: Wish) -> list[pathlib.Path]:
   rows, grid = _transfer_sheets(video[:1], motions, videos, wish.options)
   paths = workdir_lib.write_videos(folder, name, videos, plan.fps, rows)
   return [*paths, workdir_lib.write_video(folder / f"{name}_grid", grid, plan.fps)]
-
-
-def _collect(
-  pipeline: Pipeline, request: Request, plan: Plan, key: PRNGKey
-) -> UInt8[np.ndarray, "b f h w 3"]:
-  """Runs a request under a progress bar."""
-  with Progress(request.task, plan.num_segments) as progress:
-    segments = pipeline.run(request, key, on_step=progress.on_step)
-    return collect(plan, progress.through(segments))
 
 
 def _read(
@@ -217,9 +212,8 @@ def _name(wish: Wish) -> str:
   clean = lambda path: re.sub(r"[^\w.-]+", "_", path.stem) or "picture"
   name = clean(wish.path) if wish.path else "video"
   if wish.task == "transfer":
-    name = f"{name}_by_{'_'.join(map(clean, wish.motions))}"[
-      :100
-    ]  # Systems have limits.
+    # File systems limit the length of a name.
+    name = f"{name}_by_{'_'.join(map(clean, wish.motions))}"[:100]
     return name + ("_mix" if wish.options.get("mix") is not None else "")
   return name if wish.task in FOLDERS else f"{name}_{wish.task}"
 

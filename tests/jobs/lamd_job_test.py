@@ -37,7 +37,7 @@ class LaMDJobTest(absltest.TestCase):
     run = make_run(config, folder)
     check.check(run)
     check.rehearse(run)
-    workdir_lib.open_workdir(make_run(config, folder))
+    workdir_lib.open_workdir(run)
     train.train(run)
     generate.sample_clips(run)
     with np.load(folder / "samples/clips.npz") as file:
