@@ -5,6 +5,7 @@ video = model.animate(image, seed=0)  # uint8 [n, frames, height, width, 3]
 """
 
 from collections.abc import Mapping, Sequence
+import contextlib
 import functools
 import json
 import os
@@ -311,7 +312,8 @@ class Model:
     except OSError as e:
       raise UserError(f"cannot write {folder / WEIGHTS} ({e.strerror})") from e
     finally:
-      part.unlink(missing_ok=True)
+      with contextlib.suppress(OSError):  # As where the folder is a file.
+        part.unlink()
     writing.write_json(folder / DESCRIPTION, description)
 
   def _fitted(self, clip: Motion) -> Video:

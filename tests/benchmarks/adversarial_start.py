@@ -22,8 +22,9 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs import quickstart
 from lamd_jax.data import pipeline, sources
-from lamd_jax.experiment import pretrained
-from lamd_jax.systems import autoencoder, table
+from lamd_jax.experiment import trained
+from lamd_jax.experiment.run import make_run
+from lamd_jax.systems import autoencoder
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.systems.networks import apply
 from lamd_jax.systems.pixels import from_uint8
@@ -59,9 +60,8 @@ def main() -> None:
   )
   values = config.mcd_vae.train
   values.steps = args.steps
-  stage = table.make_stage(
-    config, "mcd_vae", pretrained.perceptual_params(config, "mcd_vae")
-  )
+  run = make_run(config, pathlib.Path())
+  stage = trained.make_stage(run, "mcd_vae", for_training=True)
   assert isinstance(stage, stage_lib.AdversarialStage)
   names = ("learning_rate", "warmup_steps", "schedule", "optimizer", "b2")
   tx, _ = optimizer.make_optimizer(args.steps, **{name: values[name] for name in names})
@@ -76,9 +76,9 @@ def main() -> None:
   constant = jax.jit(lambda *x: constant_gradients(*x)[1])
   seconds: dict[str, list[float]] = {"adaptive": [], "constant": []}
   for i in range(args.rounds + 1):
-    for name, run in (("adaptive", adaptive), ("constant", constant)):
+    for name, find in (("adaptive", adaptive), ("constant", constant)):
       began = time.monotonic()
-      jax.block_until_ready(run(stage, params, critic, batch, key))
+      jax.block_until_ready(find(stage, params, critic, batch, key))
       if i:
         seconds[name].append(time.monotonic() - began)
   ratios = [a / c for a, c in zip(*seconds.values(), strict=True)]

@@ -12,14 +12,15 @@ import argparse
 import json
 import pathlib
 
+import jax
 import ml_collections
 import numpy as np
 
 from lamd_jax.data import sources
-from lamd_jax.experiment import workdir
-from lamd_jax.jobs import sample
+from lamd_jax.experiment import batches, trained, workdir
+from lamd_jax.experiment.run import make_run
 from lamd_jax.metrics import clip_set, image, measures, score
-from lamd_jax.training import sharding
+from lamd_jax.systems.pipeline import Sampler
 
 SETTINGS = (("ddim", 200), ("dpmpp_2m", 20), ("dpmpp_2m", 10), ("ddim", 20))
 
@@ -33,9 +34,10 @@ def main() -> None:
   text = (args.workdir / workdir.CONFIG).read_text()
   config = ml_collections.ConfigDict(json.loads(text), convert_dict=True)
   config.unlock()
-  mesh = sharding.make_mesh(config.mesh.to_dict())
-  source = sources.make_source(config.data.to_dict(), "eval")
-  batch, _ = workdir.eval_batch(config, source, args.num_clips)
+  run = make_run(config, args.workdir)
+  name = run.stages[-1]
+  source = sources.make_source(run.data(name), "eval")
+  batch, _ = batches.eval_batch(run, name, source, args.num_clips)
   real = clip_set.of_array("real", batch["video"])
   made = measures.make_measures(["fvd"], measures.Options())
   first = None
@@ -44,8 +46,10 @@ def main() -> None:
   )
   for sampler, steps in SETTINGS:
     config.sample.sampler, config.sample.num_steps = sampler, steps
-    run = sample.Sampler(config, args.workdir, config.stages[-1], mesh)
-    videos = run(batch, f"{sampler} {steps}")
+    sample = Sampler(
+      trained.load(run, name), trained.devices_of(run), config.sample.batch_size
+    )
+    videos = sample(batch, jax.random.key(config.seed))
     (card,) = score.score(
       made,
       real,

@@ -19,7 +19,8 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs.ablations import beta, motion_channels, time_axis
 from lamd_jax.experiment import workdir
-from lamd_jax.jobs import evaluate, sample, train
+from lamd_jax.experiment.run import make_run
+from lamd_jax.jobs import evaluate, generate, train
 from lamd_jax.metrics import clip_set, measures, score
 
 _DATA = flags.DEFINE_enum("data", "shapes", ("shapes", "bair"), "Which clips.")
@@ -55,10 +56,11 @@ def run(name: str, folder: pathlib.Path) -> dict[str, float]:
   if _STEPS.value:
     config.mcd_vae.train.steps = _STEPS.value
   config.lock()
-  workdir.open_workdir(folder, config)
-  train.train(config, folder)
-  sample.sample_clips(config, folder)
-  figures = evaluate.evaluate(config, folder, 0.0)
+  experiment = make_run(config, folder)
+  workdir.open_workdir(experiment)
+  train.train(experiment)
+  generate.sample_clips(experiment)
+  figures = evaluate.evaluate(experiment, 0.0)
   with np.load(folder / workdir.CLIPS) as file:
     real, made = file["real"], {"reconstruction": file["reconstructed"]}
     if file["sampled"].shape[1]:

@@ -36,8 +36,8 @@ import numpy as np
 
 from configs import quickstart
 from lamd_jax.data import shapes, sources
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import train
-from lamd_jax.systems import table
 from lamd_jax.training import checkpoint, sharding
 
 STAGE = "mcd_vae"
@@ -132,13 +132,11 @@ def main():
     mock.patch.object(shapes.ShapesSource, "read", reading.timed(read)),
     mock.patch.object(sharding, "shard_batch", moving.timed(shard)),
   ):
-    mesh = sharding.make_mesh(config.mesh.to_dict())
-    source = sources.make_source(config.data.to_dict(), "train")
-    stage = table.make_stage(config, STAGE, {})
-    folder = pathlib.Path(temporary) / STAGE
+    run = make_run(config, pathlib.Path(temporary))
+    source = sources.make_source(run.data(STAGE), "train")
     saving = Clock()
     with mock.patch.object(checkpoint, "save", saving.timed(checkpoint.save)):
-      train.train_stage(config, STAGE, stage, source, folder, mesh)
+      train.train_stage(run, STAGE, source)
 
   (turn,) = turns
   bare, loop, save = (

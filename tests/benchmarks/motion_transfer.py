@@ -42,8 +42,8 @@ import numpy as np
 import tqdm
 
 from lamd_jax.data import media, shapes, sources
-from lamd_jax.experiment import workdir
-from lamd_jax.jobs import transfer
+from lamd_jax.experiment import batches, trained, workdir
+from lamd_jax.experiment.run import make_run
 from lamd_jax.metrics import image
 from lamd_jax.systems import pixels
 from lamd_jax.systems.lamd import motion as lamd_motion
@@ -124,8 +124,9 @@ def colour_distances(clips, others):
 class Model:
   """The trained stage: clips to motion, motion and pictures to clips; uint8."""
 
-  def __init__(self, config, folder):
-    vae, params, _ = transfer.load(config, folder)
+  def __init__(self, experiment):
+    stage, params, *_ = trained.load(experiment, "mcd_vae")
+    vae = stage.model
 
     def run(clips, images):
       z = lamd_motion.encode_motion(vae, params, pixels.from_uint8(clips))
@@ -168,9 +169,10 @@ def main():
   args = parser.parse_args()
   text = (args.workdir / workdir.CONFIG).read_text(encoding="utf-8")
   config = ml_collections.ConfigDict(json.loads(text))
-  model = Model(config, args.workdir)
-  source = sources.make_source(config.data.to_dict(), "eval")
-  clips = workdir.eval_batch(config, source, args.pairs)[0]["video"]
+  experiment = make_run(config, args.workdir)
+  model = Model(experiment)
+  source = sources.make_source(experiment.data("mcd_vae"), "eval")
+  clips = batches.eval_batch(experiment, "mcd_vae", source, args.pairs)[0]["video"]
   kinds = {"other clips": (np.roll(clips, -1, axis=0), False)}
   if isinstance(source, shapes.ShapesSource):
     frames, side, stride = clips.shape[1], clips.shape[2], config.data.frame_stride

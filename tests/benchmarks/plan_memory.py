@@ -22,6 +22,7 @@ import sys
 import jax
 import numpy as np
 
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import plan
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -60,8 +61,9 @@ def case(number: int) -> None:
   name, stage_name, changes = CASES[number]
   config = load(name)
   config.update_from_flattened_dict(changes)
-  training, compiled = plan.compile_step(config, stage_name)
-  need = plan.ask(config, stage_name, training, compiled)
+  run = make_run(config, pathlib.Path())
+  training, compiled = plan.compile_step(run, stage_name)
+  need = plan.ask(run, stage_name, training, compiled)
   # Only copies: to fill arrays by JAX would compile a program for each shape.
   key = jax.random.key(0)
   gc.collect()

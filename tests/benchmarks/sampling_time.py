@@ -23,8 +23,10 @@ import jax.numpy as jnp
 sys.path.insert(0, str(pathlib.Path(__file__).parents[2]))
 
 from configs import bair, vdm_bair
-from lamd_jax.experiment import workdir
+from lamd_jax.experiment import batches
+from lamd_jax.experiment.run import make_run
 from lamd_jax.systems import table
+from lamd_jax.systems.stage import Part
 
 LENGTHS = (16, 32, 64, 128)
 STEPS = 200
@@ -51,15 +53,22 @@ def random_params(abstract):
   return jax.tree.unflatten(tree, values)
 
 
+def zeros(config, stage):
+  """A batch of one black video, of the size that a stage sees."""
+  run = make_run(config, pathlib.Path())
+  shape = batches.abstract_batch(run, stage)["video"].shape
+  return {"video": jnp.zeros(shape, jnp.uint8)}
+
+
 def lamd_seconds(config, repeats: int) -> tuple[float, float]:
   """Of a whole sample, and of encoding and decoding alone."""
-  batch = {"video": jnp.zeros(workdir.abstract_batch(config)["video"].shape, jnp.uint8)}
-  key, earlier = jax.random.key(0), {}
+  batch = zeros(config, "dmg")
+  key, parts = jax.random.key(0), {}
   for name in config.stages:
-    stage = table.make_stage(config, name, earlier)
-    earlier[name] = random_params(jax.eval_shape(stage.init, key, batch))
+    stage = table.make_stage(config, name, parts)
+    parts[name] = Part(random_params(jax.eval_shape(stage.init, key, batch)))
   sample = jax.jit(lambda stage, params, key: stage.sample(params, batch, key))
-  whole = lambda i: sample(stage, earlier["dmg"], jax.random.key(i))
+  whole = lambda i: sample(stage, parts["dmg"].params, jax.random.key(i))
   autoencoder = table.make_stage(config, "mcd_vae", {})
   side, vae = config.data.resolution // 4, autoencoder.model
 
@@ -70,15 +79,15 @@ def lamd_seconds(config, repeats: int) -> tuple[float, float]:
     return vae.apply({"params": params}, method=run)
 
   z = jax.random.normal(key, (1, side, side, vae.latent_channels))
-  around = lambda i: decode(earlier["mcd_vae"], z + i)
+  around = lambda i: decode(parts["mcd_vae"].params, z + i)
   return median_seconds(whole, repeats), median_seconds(around, repeats)
 
 
 def vdm_seconds(config, repeats: int) -> float:
   """Of a call of the network."""
   stage = table.make_stage(config, "base", {})
-  shape = workdir.abstract_batch(config)["video"].shape
-  batch = {"video": jnp.zeros(shape, jnp.uint8)}
+  batch = zeros(config, "base")
+  shape = batch["video"].shape
   params = random_params(jax.eval_shape(stage.init, jax.random.key(0), batch))
   call = jax.jit(
     lambda params, x: stage.model.apply({"params": params}, x, x[:, 0, 0, 0, 0])

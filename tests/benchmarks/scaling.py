@@ -12,8 +12,9 @@ import pathlib
 import jax
 
 from lamd_jax.experiment import program
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import plan
-from lamd_jax.training import flops, sharding
+from lamd_jax.training import flops
 
 ROOT = pathlib.Path(__file__).parents[2]
 STAGES = (("bair", "mcd_vae"), ("bair", "dmg"), ("vdm_kinetics600", "base"))
@@ -40,19 +41,19 @@ def load(name: str):
 
 
 def main() -> None:
-  mesh = sharding.make_mesh({"data": 1})
   for name, stage_name in STAGES:
     config = load(name)
     rows = config[stage_name].train.batch_size
-    stage = plan.abstract_stage(config, stage_name)
-    training = program.make_program(config, stage_name, stage, mesh)
+    run = make_run(config, pathlib.Path())
+    stage = plan.abstract_stage(run, stage_name)
+    training = program.make_program(run, stage_name, stage)
     held = plan.held(training)
     step = flops.count_flops(training.step, *training.arguments)
     ratios = {}
     for remat in ("elementwise", "block"):
       config.run.remat = remat
-      again = plan.abstract_stage(config, stage_name)
-      other = program.make_program(config, stage_name, again, mesh)
+      again = plan.abstract_stage(run, stage_name)
+      other = program.make_program(run, stage_name, again)
       ratios[remat] = flops.count_flops(other.step, *other.arguments) / step
     gb = {key: f"{value / 1e9:.3f}" for key, value in held.items()}
     print(f"\n{name} {stage_name}: {rows} clips, {step:.4g} FLOPs, {gb} GB")

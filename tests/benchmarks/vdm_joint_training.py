@@ -20,11 +20,11 @@ import jax
 import numpy as np
 
 from lamd_jax.data import pipeline, sources
-from lamd_jax.experiment import workdir
+from lamd_jax.experiment import trained, workdir
+from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import train
 from lamd_jax.metrics import features, frechet, motion
 from lamd_jax.systems import pixels, windows
-from lamd_jax.training import sharding
 
 ROOT = pathlib.Path(__file__).parents[2]
 BLOCKS = 4
@@ -53,9 +53,7 @@ def sampler(config, folder, method):
   """A function from a key and what is known to videos, of one trained model."""
   with config.sample.unlocked():
     config.sample.method = method
-  mesh = sharding.make_mesh({"data": 1})
-  stage = workdir.load_stage(config, folder, "base", mesh)
-  params, _ = workdir.load_params(config, folder, "base", stage, mesh)
+  stage, params, *_ = trained.load(make_run(config, folder), "base")
   return jax.jit(
     lambda key, video, is_known=None: stage.sample_window(
       params, {}, key, video, is_known
@@ -138,9 +136,10 @@ def main():
   for num_images in args.images:
     config = configuration(num_images, args)
     folder = root / f"images_{num_images}"
-    workdir.open_workdir(folder, config)
+    experiment = make_run(config, folder)
+    workdir.open_workdir(experiment)
     started = time.monotonic()
-    train.train(config, folder)
+    train.train(experiment)
     seconds = time.monotonic() - started
     run = sampler(config, folder, "reconstruction")
     first = np.asarray(run(jax.random.key(1), zeros))

@@ -63,8 +63,8 @@ def save_stage(run, name, params, *, step=None):
 
 def trained_folder(config, folder):
   """Writes a trained work folder with random parameters; returns its run."""
-  workdir.open_workdir(folder, config)
   run = tiny_run(config, folder)
+  workdir.open_workdir(run)
   for name, stage in random_stages(run).items():
     save_stage(run, name, stage.params)
   return run

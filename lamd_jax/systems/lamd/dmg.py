@@ -311,7 +311,7 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
   model = build(
     DMG, config.dmg.model, "dmg.model", condition=None, **of_computation(config)
   )
-  said = config.condition if "condition" in config else {}
+  said = config.condition.to_dict() if "condition" in config else {}
   condition = _make_condition(said, model.context_channels)
   model = model.clone(condition=condition)
   resolution, levels = clip.resolution, len(model.channel_mults)

@@ -399,7 +399,7 @@ class ConfigurationTest(parameterized.TestCase):
     )
 
   @parameterized.parameters(
-    (dict(sampler="dimm"), None, "sample.sampler is 'dimm'; known: ddim, ddpm"),
+    (dict(sampler="dimm"), None, "sample.sampler='dimm'; known: ddim, ddpm"),
     (dict(sampler="ddpm", eta=1.0), None, "eta=1.0 is of the sampler 'ddim', not"),
     (dict(eta=1.5), None, "sample.eta=1.5: expected 0 to 1"),
     (dict(guidance=2.0), None, "guidance=2.0 guides .* none .condition.kind."),
