@@ -360,6 +360,7 @@ class SeveralProcessesTest(MainTestCase):
     self.assertEqual(self.run_with(UserError("given")), (2, "error: given\n"))
 
 
+@pytest.mark.process
 class ProcessTest(MainTestCase):
   """What only a process of its own can show."""
 

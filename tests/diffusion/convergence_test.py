@@ -24,7 +24,7 @@ SMOOTH = {
 }
 
 
-@functools.partial(jax.jit, static_argnames=("name", "parameterization"))
+@functools.partial(analytic.jit, static_argnames=("name", "parameterization"))
 def run(name, parameterization, x_init, grid, weights, means, std):
   predict = analytic.mixture(weights, means, std)
   return samplers.sample(
@@ -36,7 +36,7 @@ def run(name, parameterization, x_init, grid, weights, means, std):
   )
 
 
-@functools.partial(jax.jit, static_argnames="name")
+@functools.partial(analytic.jit, static_argnames="name")
 def run_gaussian(name, x_init, grid):
   return samplers.sample(
     jax.random.key(1),

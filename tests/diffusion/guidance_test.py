@@ -303,7 +303,7 @@ def two_frames(corrected):
   known = Known(jnp.array([[True, False]]), jnp.stack([first, 0 * first], axis=1))
   sampler = samplers.ancestral()
 
-  @jax.jit
+  @analytic.jit
   def run(weight):
     guided = guidance.reconstruction(denoise_fn, [guidance.known_frames(known, weight)])
     return samplers.sample(
@@ -343,7 +343,7 @@ class TwoPixelsTest(absltest.TestCase):
     observe = lambda x: x.mean(axis=1)
     value = observe(draw(4000, 2, seed=1) @ jnp.array([[1.0, 0.5], [0.0, 0.75**0.5]]))
 
-    @jax.jit
+    @analytic.jit
     def run(weight):
       guided = guidance.reconstruction(
         denoise_fn, [Observation(observe, value, weight)]

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from PIL import Image
+import pytest
 import safetensors
 import tiny_config
 import whole_jobs
@@ -245,6 +246,7 @@ class WholeJobTest(JobsTestCase):
       self.assertLen(file["real"], 2)
 
 
+@pytest.mark.slow
 class InterruptionTest(JobsTestCase):
   def test_a_run_in_four_parts_equals_a_whole_one_bit_for_bit(self):
     indices = []

@@ -6,6 +6,7 @@ import tempfile
 from absl.testing import absltest
 import numpy as np
 from PIL import Image
+import pytest
 import tiny_config
 
 from lamd_jax.data import media, vocabulary
@@ -31,6 +32,7 @@ def tiny():
 
 
 class LaMDJobTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_from_captions_to_longer_videos(self):
     config = tiny()
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"

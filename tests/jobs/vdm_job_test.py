@@ -7,6 +7,7 @@ import tempfile
 
 from absl.testing import absltest
 import numpy as np
+import pytest
 import tiny_vdm
 import whole_jobs
 
@@ -19,6 +20,7 @@ from lamd_jax.types import UserError
 
 
 class VDMJobTest(absltest.TestCase):
+  @pytest.mark.slow
   def test_from_data_to_report_and_on(self):
     config = tiny_vdm.get_config()
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory())) / "run"

@@ -12,6 +12,7 @@ from absl.testing import absltest
 from checkpoint_folder import FolderTestCase, abstract_state, cut, make_state
 import chex
 import jax.numpy as jnp
+import pytest
 
 from lamd_jax.training import checkpoint, damage
 from lamd_jax.types import UserError
@@ -159,6 +160,7 @@ class DamageTest(FolderTestCase):
     self.assert_is_step(self.restore(), 3)
     self.assertEqual(self.names(), ["2", "3"])
 
+  @pytest.mark.process
   def test_a_process_killed_while_it_writes_leaves_the_step_before(self):
     code = """
       import os, signal, sys, time

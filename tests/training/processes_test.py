@@ -10,6 +10,7 @@ import time
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
 import real_processes
 
 from lamd_jax.data import media
@@ -74,6 +75,7 @@ class AloneTest(absltest.TestCase):
     for value in (True, False):
       self.assertIs(processes.as_first_sees(value), value)
 
+  @pytest.mark.process
   def test_a_coordinator_that_does_not_answer_is_named_with_the_seconds(self):
     code = (
       "from lamd_jax.training import processes\n"
@@ -93,6 +95,7 @@ class AloneTest(absltest.TestCase):
     self.assertRegex(line, r"\Aerror: --coordinator=127.0.0.1:9: .* within 1 s")
 
 
+@pytest.mark.process
 class TwoProcessesTest(absltest.TestCase):
   def setUp(self):
     super().setUp()
