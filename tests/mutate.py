@@ -44,7 +44,8 @@ def _mistakes(
 MISTAKES = [
   *_mistakes(
     "jobs/unfinished.py",
-    ("another video of the same name goes on", "    if x is not None:\n", "    if False:\n"),
+    ("another video of the same name goes on", "    if x is not None:\n",
+     "    if False:\n"),
     ("segments are never removed", "  shutil.rmtree(folder, ignore_errors=True)\n", ""),
     ("segments are removed on errors, too", "  yield _Segments(folder)\n",
      "  try:\n    yield _Segments(folder)\n  except BaseException:\n"

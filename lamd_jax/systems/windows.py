@@ -6,8 +6,8 @@ section 3.1). Whatever the task, a frame is known or not, and it may be known in
 resolution. Windows are filled in order; frames filled by one are known to the next.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Bool, Float
@@ -31,6 +31,23 @@ class Window(NamedTuple):
   is_known: Bool[np.ndarray, " f"]
   low: Float[np.ndarray, "b f h2 w2 c"] | None = None
   has_low: Bool[np.ndarray, " f"] | None = None
+
+
+@runtime_checkable
+class Keep(Protocol):
+  """Finished windows or segments by number, such as a dict."""
+
+  def __contains__(self, number: object, /) -> bool:
+    """Whether one is there."""
+    ...
+
+  def __getitem__(self, number: int, /) -> np.ndarray:
+    """Returns one that is there."""
+    ...
+
+  def __setitem__(self, number: int, array: np.ndarray, /) -> None:
+    """Keeps one."""
+    ...
 
 
 # From a key and what is known to all frames of the window; the known ones stay.
@@ -65,7 +82,7 @@ def fill(
   *,
   window: int,
   overlap: int,
-  keep: MutableMapping[int, np.ndarray] | None = None,
+  keep: Keep | None = None,
 ) -> Iterator[tuple[int, Float[np.ndarray, "b f h w c"]]]:
   """Fills the unknown frames of a video, window by window.
 
