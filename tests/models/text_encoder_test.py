@@ -147,7 +147,7 @@ class TextEncoderTest(parameterized.TestCase):
         text_encoder.from_huggingface(arrays(), CONFIG | {key: value})
 
   def test_heads_are_known_or_asked_for(self):
-    with self.assertRaisesRegex(UserError, "heads of a text encoder of width 24 .*config"):
+    with self.assertRaisesRegex(UserError, "text encoder of width 24 .*config"):
       text_encoder.from_huggingface(arrays())
     with self.assertRaisesRegex(UserError, "is 5, expected a divisor of the width, 24"):
       text_encoder.from_huggingface(arrays(), CONFIG | {"num_attention_heads": 5})
