@@ -793,8 +793,12 @@ MISTAKES = [
      "(k - 1 - before, k - 1)"),
     ("output padding in front", "pads = tuple((p, p - more) for",
      "pads = tuple((p - more, p) for"),
-    ("a transposed convolution without strides", "lhs_dilation=strides",
+    ("a transposed convolution without strides", "lhs_dilation=window.strides",
      "lhs_dilation=(1, 1, 1)"),
+    ("zeros that are not added", "jnp.pad(y, ((0, 0), *added, (0, 0)))", "y"),
+    ("a gradient of the kernel with its channels exchanged",
+     "return gx, vjp(x)[0].swapaxes(-1, -2)",
+     "return gx, vjp(x)[0].reshape(kernel.shape)"),
   ),
   *_mistakes(
     "nn/blocks.py",

@@ -240,6 +240,60 @@ def convolve(
   return _convolve(x, kernel, _Window(strides, pads))
 
 
+def _adjoint(x, kernel, window):
+  """Applies the adjoint as a convolution: zeros between the values, kernel flipped."""
+  pads = [
+    (k - 1 - before, k - 1 - after)
+    for k, (before, after) in zip(kernel.shape[:3], window.pads, strict=True)
+  ]
+  return jax.lax.conv_general_dilated(
+    x,
+    jnp.flip(kernel, (0, 1, 2)),
+    (1, 1, 1),
+    pads,
+    lhs_dilation=window.strides,
+    dimension_numbers=_DIMENSIONS,
+  )
+
+
+def _adjoint_on_cpu(x, kernel, window):
+  """Applies the adjoint of `_on_cpu`: some thirty times faster than `_adjoint`."""
+  shape = [
+    (n - 1) * s + k - before - after
+    for n, s, k, (before, after) in zip(
+      x.shape[1:4], window.strides, kernel.shape[:3], window.pads, strict=True
+    )
+  ]
+  given = jnp.zeros((x.shape[0], *shape, kernel.shape[-1]), x.dtype)
+  forward = lambda given: _on_cpu(given, kernel.swapaxes(-1, -2), window)
+  return jax.vjp(forward, given)[1](x)[0]
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _convolve_transpose(x, kernel, window):
+  return jax.lax.platform_dependent(
+    x,
+    kernel,
+    cpu=functools.partial(_adjoint_on_cpu, window=window),
+    default=functools.partial(_adjoint, window=window),
+  )
+
+
+def _transpose_fwd(x, kernel, window):
+  return _convolve_transpose(x, kernel, window), (x, kernel)
+
+
+def _transpose_bwd(window, residuals, g):
+  # <g, conv_t(x)> = <conv(g), x>, linear in x and in the kernel.
+  x, kernel = residuals
+  forward = lambda kernel: _convolve(g, kernel, window)
+  gx, vjp = jax.vjp(forward, kernel.swapaxes(-1, -2))
+  return gx, vjp(x)[0].swapaxes(-1, -2)
+
+
+_convolve_transpose.defvjp(_transpose_fwd, _transpose_bwd)
+
+
 def convolve_transpose(
   x: Float[Array, "b f h w c"],
   kernel: Float[Array, "kf kh kw c o"],
@@ -252,20 +306,10 @@ def convolve_transpose(
   pads are cut off at the borders, so that an axis of n becomes
   (n - 1) stride + kernel - before - after. A negative pad adds zeros.
   """
-  # The same sum as a convolution: zeros between the input values, the kernel flipped.
-  sizes = kernel.shape[:3]
-  pads = tuple(
-    (k - 1 - before, k - 1 - after)
-    for k, (before, after) in zip(sizes, pads, strict=True)
-  )
-  return jax.lax.conv_general_dilated(
-    x,
-    jnp.flip(kernel, (0, 1, 2)),
-    (1, 1, 1),
-    pads,
-    lhs_dilation=strides,
-    dimension_numbers=_DIMENSIONS,
-  )
+  cut = tuple((max(before, 0), max(after, 0)) for before, after in pads)
+  added = tuple((max(-before, 0), max(-after, 0)) for before, after in pads)
+  y = _convolve_transpose(x, kernel, _Window(strides, cut))
+  return jnp.pad(y, ((0, 0), *added, (0, 0)))
 
 
 class Conv(nn.Module):

@@ -192,6 +192,15 @@ class LoweredTest(parameterized.TestCase):
     self.assertLen(re.findall(r"stablehlo\.convolution", text), 3)
     self.assertNotRegex(text, r"stablehlo\.(while|dot_general)")
 
+  @parameterized.parameters("cuda", "tpu")
+  def test_accelerators_get_one_transposed_convolution(self, platform):
+    pads = ((1, 1),) * 3
+    fn = lambda x, kernel: conv.convolve_transpose(x, kernel, (1, 2, 2), pads)
+    text = self.text(fn, platform)
+    self.assertLen(re.findall(r"stablehlo\.convolution", text), 1)
+    self.assertRegex(text, r"lhs_dilate = \[1, 2, 2\]")
+    self.assertNotIn("lhs_dilate = [1, 2, 2]", self.text(fn, "cpu"))
+
   def test_a_cpu_gets_convolutions_over_two_axes_alone(self):
     text = self.text(conv.convolve, "cpu")
     self.assertLen(re.findall(r"stablehlo\.convolution", text), 3)
@@ -206,6 +215,25 @@ class ConvTransposeTest(parameterized.TestCase):
     got = jax.jit(layer.apply)({"params": {"kernel": kernel, "bias": bias}}, x)
     expected = transposed_by_numpy(x, kernel, strides, padding, further)
     np.testing.assert_allclose(got, expected + np.asarray(bias), atol=1e-4)
+
+  @parameterized.parameters(*TRANSPOSED[:3])
+  def test_the_gradient_is_the_slope(self, shape, size, strides, padding, further):
+    # Bilinear in input and kernel, so central differences are exact at any step.
+    x, kernel = normals(shape, (*size, 6, 3))
+    pads = tuple((p, p - more) for p, more in zip(padding, further, strict=True))
+    fn = jax.jit(lambda x, kernel: conv.convolve_transpose(x, kernel, strides, pads))
+    jax.test_util.check_grads(
+      fn, (x, kernel), order=1, modes=["rev"], eps=1.0, atol=1e-3, rtol=1e-3
+    )
+
+  @parameterized.parameters(*TRANSPOSED[:3])
+  def test_accelerators_compute_the_same(self, shape, size, strides, padding, further):
+    del further
+    x, kernel = normals(shape, (*size, 6, 3))
+    window = conv._Window(strides, tuple((p, p) for p in padding))
+    got = jax.jit(conv._adjoint, static_argnums=2)(x, kernel, window)
+    expected = transposed_by_numpy(x, kernel, strides, padding, (0, 0, 0))
+    np.testing.assert_allclose(got, expected, atol=1e-4)
 
   @parameterized.named_parameters(*PADDED)
   def test_it_is_the_adjoint_of_the_convolution(self, shape, size, strides, pads):
