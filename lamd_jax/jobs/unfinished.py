@@ -4,7 +4,7 @@ They lie in `unfinished/` of the work folder until the generation is done: a row
 each segment, in a folder named by a digest of everything that the segments depend on.
 """
 
-from collections.abc import Iterator, MutableMapping
+from collections.abc import Iterator
 import contextlib
 import hashlib
 import json
@@ -19,12 +19,13 @@ from lamd_jax.experiment import trained
 from lamd_jax.experiment.run import Run
 from lamd_jax.files.rows import Rows
 from lamd_jax.systems.pipeline import Request
+from lamd_jax.systems.windows import Keep
 
 FOLDER = "unfinished"
 
 
 @contextlib.contextmanager
-def keeping(run: Run, request: Request) -> Iterator[MutableMapping[int, np.ndarray]]:
+def keeping(run: Run, request: Request) -> Iterator[Keep]:
   """Yields the finished segments of a request by number; removes them at the end.
 
   A run that was killed, or failed, leaves them for the same request.
@@ -43,7 +44,7 @@ def keeping(run: Run, request: Request) -> Iterator[MutableMapping[int, np.ndarr
     folder.parent.rmdir()
 
 
-class _Segments(MutableMapping[int, np.ndarray]):
+class _Segments:
   """Segments on disk; one that is damaged is missing."""
 
   def __init__(self, folder: pathlib.Path):
@@ -60,15 +61,6 @@ class _Segments(MutableMapping[int, np.ndarray]):
 
   def __setitem__(self, number: int, segment: np.ndarray) -> None:
     self._rows.add([number], {"segment": segment[None]})
-
-  def __delitem__(self, number: int) -> None:
-    raise NotImplementedError("segments are removed together")
-
-  def __iter__(self) -> Iterator[int]:
-    raise NotImplementedError("segments are asked for by number")
-
-  def __len__(self) -> int:
-    raise NotImplementedError("segments are asked for by number")
 
 
 def _digest(run: Run, request: Request) -> str:

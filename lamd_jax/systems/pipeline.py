@@ -10,7 +10,7 @@ a window given any others: it animates, generates, predicts, extends, interpolat
 upsamples. A system with more to offer adds tasks to it.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
 import math
 import types
@@ -24,11 +24,10 @@ import numpy as np
 from lamd_jax.systems import pixels, windows
 from lamd_jax.systems.clip import Clip
 from lamd_jax.systems.stage import OnStep, Stage, WindowStage
+from lamd_jax.systems.windows import Keep
 from lamd_jax.types import Batch, Params, PRNGKey, UserError
 
 Frames = UInt8[np.ndarray, "f h w 3"]
-# Finished segments by number.
-Keep = MutableMapping[int, np.ndarray]
 
 
 class Trained(NamedTuple):

@@ -6,14 +6,25 @@ section 3.1). Whatever the task, a frame is known or not, and it may be known in
 resolution. Windows are filled in order; frames filled by one are known to the next.
 """
 
-from collections.abc import Callable, Iterator, MutableMapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import Bool, Float
 import numpy as np
 
 from lamd_jax.types import PRNGKey, UserError
+
+
+@runtime_checkable
+class Keep(Protocol):
+  """Finished parts by number, in memory or on disk; a dict is one."""
+
+  def __contains__(self, number: object, /) -> bool: ...
+
+  def __getitem__(self, number: int, /) -> np.ndarray: ...
+
+  def __setitem__(self, number: int, part: np.ndarray, /) -> None: ...
 
 
 class Window(NamedTuple):
@@ -65,7 +76,7 @@ def fill(
   *,
   window: int,
   overlap: int,
-  keep: MutableMapping[int, np.ndarray] | None = None,
+  keep: Keep | None = None,
 ) -> Iterator[tuple[int, Float[np.ndarray, "b f h w c"]]]:
   """Fills the unknown frames of a video, window by window.
 
