@@ -10,7 +10,7 @@ import numpy as np
 
 from lamd_jax.systems import pixels
 from lamd_jax.systems.clip import Clip, clip_of
-from lamd_jax.systems.lamd import mcd_vae, motion
+from lamd_jax.systems.lamd import dmg, mcd_vae, motion
 from lamd_jax.systems.pipeline import (
   Devices,
   Keep,
@@ -20,9 +20,10 @@ from lamd_jax.systems.pipeline import (
   Request,
   Segment,
   Stages,
+  Trained,
   WindowPipeline,
 )
-from lamd_jax.systems.stage import OnStep
+from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Config, PRNGKey, UserError
 
 
@@ -45,26 +46,32 @@ class LaMDPipeline:
 
   @functools.cached_property
   def _generating(self) -> Pipeline:
-    if "dmg" not in self._config.stages:
+    if not self._can_generate:
       raise UserError(
         f"this model only reconstructs: config.stages={tuple(self._config.stages)} has"
         " no stage that generates"
       )
+    return self._around(self._trained["dmg"])
+
+  def _around(self, generator: Trained) -> WindowPipeline:
     return WindowPipeline(
       "lamd",
       clip_of(self._config, "dmg"),
-      self._trained["dmg"],
+      generator,
       self._devices,
       self._config.sample.batch_size,
     )
 
   @property
   def tasks(self) -> Mapping[str, str]:
-    """See `Pipeline`."""
+    """See `Pipeline`; restores no stage."""
     transfer = {
       "transfer": "a picture that moves like a clip (--image or --video, and --motion)"
     }
-    return transfer | dict(self._generating.tasks if self._can_generate else {})
+    if not self._can_generate:
+      return transfer
+    bare = dmg.make_dmg(self._config, {"mcd_vae": Part(None)})
+    return transfer | dict(self._around(Trained(bare, None, {}, {})).tasks)
 
   @property
   def _can_generate(self) -> bool:

@@ -147,6 +147,7 @@ class TasksTest(absltest.TestCase):
     devices = Devices(put=lambda x: x, jit=compiled)
     made = pipeline.LaMDPipeline(config, Nothing(), devices)
     self.assertEqual(made.reading("transfer", {}), Reading(S, 1, 1, 1))
+    self.assertIn("animate", made.tasks)
 
 
 if __name__ == "__main__":
