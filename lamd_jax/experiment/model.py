@@ -293,11 +293,11 @@ class Model:
       raise UserError(f"{folder} is a work folder; choose another one to save into")
     arrays, stages = {}, {}
     for name in self.config.stages:
-      params, meta = self._stages[name].params, self._stages[name].meta
+      _, params, measured, meta = self._stages[name]
       for where, x in jax.tree.leaves_with_path(params):
         key = jax.tree_util.keystr(where, simple=True, separator="/")
         arrays[f"{name}/{key}"] = np.asarray(x)
-      stages[name] = {"meta": dict(meta), "statistics": {}}
+      stages[name] = {"meta": dict(meta), "statistics": dict(measured)}
     description = {
       "lamd_jax": __version__,
       "config": json.loads(self.config.to_json_best_effort()),
@@ -360,7 +360,9 @@ def _load_saved(folder: pathlib.Path) -> Model:
   try:
     arrays = load_file(folder / WEIGHTS)
     config = _to_config(description["config"])
-    meta = {name: x["meta"] for name, x in description["stages"].items()}
+    said = {
+      name: (x["meta"], x["statistics"]) for name, x in description["stages"].items()
+    }
   except UserError:
     raise
   except Exception as e:  # Damage shows as any error at all.
@@ -372,7 +374,7 @@ def _load_saved(folder: pathlib.Path) -> Model:
     abstract = trained.abstract_params(run, name)
     _check_alike(folder, name, abstract, given[name])
     placed = sharding.put(given[name], sharding.state_sharding(run.mesh, abstract))
-    stages[name] = trained.around(run, name, stages, placed, meta.get(name, {}))
+    stages[name] = trained.around(run, name, stages, placed, *said.get(name, ({},)))
   return Model(run, stages)
 
 

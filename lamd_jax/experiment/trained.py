@@ -71,6 +71,7 @@ def around(
   others: Mapping[str, Trained],
   params: Params,
   meta: Mapping[str, Any],
+  measured: Mapping[str, Any] | None = None,
 ) -> Trained:
   """Returns a stage with parameters from elsewhere, around other such stages.
 
@@ -80,9 +81,13 @@ def around(
     others: The stages it needs.
     params: Its parameters, on the devices.
     meta: The meta of its checkpoint.
+    measured: Numbers measured after its training; none by default.
   """
-  parts = {need: Part(others[need].params) for need in run.system.stages[stage].needs}
-  return Trained(run.system.stages[stage].make(run.config, parts), params, {}, meta)
+  spec = run.system.stages[stage]
+  parts = {
+    need: Part(others[need].params, others[need].statistics) for need in spec.needs
+  }
+  return Trained(spec.make(run.config, parts), params, measured or {}, meta)
 
 
 def abstract_params(run: Run, stage: str) -> Params:

@@ -238,6 +238,16 @@ class SavedTest(ModelTestCase):
     names = {path.name for path in self.saved.iterdir()}
     self.assertEqual(names, {"model.safetensors", "model.json"})
 
+  def test_what_was_measured_goes_along(self):
+    run = tiny_run()
+    stages = random_stages(run)
+    measured = {"scale": 0.25, "shift": [1.0, 2.0]}
+    stages["mcd_vae"] = stages["mcd_vae"]._replace(statistics=measured)
+    Model(run, stages).save(self.folder)
+    loaded = lamd_jax.load(self.folder)
+    self.assertEqual(loaded.stage("mcd_vae").statistics, measured)
+    self.assertEmpty(loaded.stage("dmg").statistics)
+
   def test_it_is_not_saved_over_a_work_folder_or_a_file(self):
     (self.folder / "config.json").write_text("{}")
     self.assert_says("is a work folder; choose another", lamd().save, self.folder)

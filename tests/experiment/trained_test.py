@@ -113,6 +113,17 @@ class LoadTest(parameterized.TestCase):
     stages = random_stages(self.run_)
     self.assertIs(stages["dmg"].stage.vae_params, stages["mcd_vae"].params)
 
+  def test_what_was_measured_of_a_stage_reaches_those_that_need_it(self):
+    given = {}
+    keep = lambda config, parts: given.update(parts) or dmg.make_dmg(config, parts)
+    spec = StageSpec(keep, needs=("mcd_vae",))
+    system = self.run_.system._replace(stages=self.run_.system.stages | {"dmg": spec})
+    run = dataclasses.replace(self.run_, system=system)
+    vae = random_stages(run)["mcd_vae"]._replace(statistics={"scale": 0.5})
+    made = trained.around(run, "dmg", {"mcd_vae": vae}, None, {}, {"shift": 1.0})
+    self.assertEqual(given["mcd_vae"].statistics, {"scale": 0.5})
+    self.assertEqual(made.statistics, {"shift": 1.0})
+
 
 class AbstractTest(FolderTestCase):
   @parameterized.parameters("none", "lpips_vgg", "i3d")
