@@ -83,9 +83,10 @@ class ConfigsTest(parameterized.TestCase):
   def test_it_is_possible_and_plain(self, name, arg):
     config = load(name, arg)
     self.assertTrue(config.is_locked)
-    check.check(make_run(config, pathlib.Path()))
+    run = make_run(config, pathlib.Path())
+    check.check(run)
     system = "vdm" if name.startswith("vdm") else "lamd"
-    self.assertEqual(workdir_lib._plain(config)["system"], system)
+    self.assertEqual(workdir_lib._plain(run)["system"], system)
 
   @parameterized.parameters(ALL)
   def test_an_overlay_changes_values_and_adds_no_key(self, name, arg):
