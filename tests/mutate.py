@@ -44,7 +44,8 @@ def _mistakes(
 MISTAKES = [
   *_mistakes(
     "jobs/unfinished.py",
-    ("another video of the same name goes on", "    if x is not None:\n", "    if False:\n"),
+    ("another video of the same name goes on", "    if x is not None:\n",
+     "    if False:\n"),
     ("segments are never removed", "  shutil.rmtree(folder, ignore_errors=True)\n", ""),
     ("segments are removed on errors, too", "  yield _Segments(folder)\n",
      "  try:\n    yield _Segments(folder)\n  except BaseException:\n"
@@ -1233,6 +1234,8 @@ MISTAKES = [
      "[i / mix for i in range(mix)]"),
     ("strengths left out", "motion.scale(z, still, x)", "z"),
     ("strengths of any kind", "all(map(math.isfinite, strengths))", "True"),
+    ("a stage restored for its tasks", "self._around(Trained(bare, None, {}, {}))",
+     "self._generating"),
     ("a stage restored too early", "    self._clip: Clip =",
      '    trained["mcd_vae"]\n    self._clip: Clip ='),
   ),
