@@ -1343,6 +1343,8 @@ MISTAKES = [
      "[i / mix for i in range(mix)]"),
     ("strengths left out", "motion.scale(z, still, x)", "z"),
     ("strengths of any kind", "all(map(math.isfinite, strengths))", "True"),
+    ("a stage restored for its tasks", "self._around(Trained(bare, None, {}, {}))",
+     "self._generating"),
     ("a stage restored too early", "    self._clip: Clip =",
      '    trained["mcd_vae"]\n    self._clip: Clip ='),
   ),
