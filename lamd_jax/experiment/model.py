@@ -308,6 +308,7 @@ class Model:
       with writing.explain_full_disk(folder):
         folder.mkdir(parents=True, exist_ok=True)
         save_file(arrays, part)
+        part.chmod(0o644)  # Others may read it, as any file that jobs write.
         os.replace(part, folder / WEIGHTS)
     except OSError as e:
       raise UserError(f"cannot write {folder / WEIGHTS} ({e.strerror})") from e

@@ -344,6 +344,11 @@ class WindowPipeline:
         f"the model begins with {stage.given_frames} given frames; give it a picture"
         " or a video, --image or --video"
       )
+    if task == "transfer":
+      raise UserError(
+        f"--mode=transfer: {self.system} does not take motion apart from content; lamd"
+        " does"
+      )
     if not isinstance(stage, WindowStage):
       raise UserError(
         f"--task={task}: {self.system} makes whole clips only; --image and --video"

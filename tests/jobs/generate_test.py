@@ -223,7 +223,7 @@ class WindowsTest(GenerateTestCase):
       message = f"begins with {given_frames} given frames"
       with self.assertRaisesRegex(UserError, message):
         self.generate(task)
-    with self.assertRaisesRegex(UserError, "--task=transfer: vdm can "):
+    with self.assertRaisesRegex(UserError, "--mode=transfer: vdm does not take motion"):
       self.generate("transfer", motions=(self.video,))
 
 
