@@ -12,6 +12,7 @@ upsamples. A system with more to offer adds tasks to it.
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 import dataclasses
+import functools
 import math
 import types
 from typing import Any, NamedTuple, Protocol, runtime_checkable
@@ -196,12 +197,9 @@ class Sampler:
     """
     self._arguments, self._devices = (trained.stage, trained.params), devices
     self._batch_size = -(-batch_size // devices.parts) * devices.parts
-
-    def sample(arguments, batch, key):
-      stage, params = arguments
-      return pixels.to_uint8(stage.sample(params, batch, key, on_step))
-
-    self._sample = devices.jit(sample)
+    # Samplers of the same function share what was compiled.
+    draw = _draw if on_step is None else functools.partial(_draw, on_step=on_step)
+    self._sample = devices.jit(draw)
 
   def __call__(
     self,
@@ -420,11 +418,10 @@ class WindowPipeline:
       video=repeat(how.whole.video), low=None if low is None else repeat(low)
     )
     conditions = self.devices.put(request.conditions)
-    run = self.devices.jit(
-      lambda stage, params, conditions, key, *given: stage.sample_window(
-        params, conditions, key, *given, on_step=on_step
-      )
-    )
+    draw = _draw_window
+    if on_step is not None:
+      draw = functools.partial(_draw_window, on_step=on_step)
+    run = self.devices.jit(draw)
 
     def sample(key, part: windows.Window):
       # Without a known frame, as where all is upsampled, there is nothing to keep.
@@ -445,6 +442,15 @@ class WindowPipeline:
     for first, video in filled:
       frames = jnp.asarray(video[:, first : first + how.window])
       yield Segment(offset + first, np.asarray(pixels.to_uint8(frames)))
+
+
+def _draw(arguments, batch, key, on_step: OnStep | None = None):
+  stage, params = arguments
+  return pixels.to_uint8(stage.sample(params, batch, key, on_step))
+
+
+def _draw_window(stage, params, conditions, key, *given, on_step: OnStep | None = None):
+  return stage.sample_window(params, conditions, key, *given, on_step=on_step)
 
 
 class _Windows(NamedTuple):

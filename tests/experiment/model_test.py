@@ -198,7 +198,7 @@ class VDMTest(ModelTestCase):
     says = self.assert_says
     says("works on pixels: it has no autoencoder", vdm().reconstruct, VIDEO)
     says("begins with 0 given frames, a picture is one", vdm().animate, PICTURE)
-    says("--task=transfer: vdm can ", vdm().transfer, VIDEO[0], PICTURE)
+    says("--mode=transfer: vdm does not take motion", vdm().transfer, VIDEO[0], PICTURE)
     says("--label=5: expected 0 to 4", vdm().generate, label=5)
     says("--caption: .* is 'class'", vdm().generate, caption="a")
 

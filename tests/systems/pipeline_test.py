@@ -5,9 +5,11 @@ stay and what is asked for is all there is to see here.
 """
 
 import itertools
+from unittest import mock
 
 from absl.testing import absltest, parameterized
 import chex
+from flax import struct
 import jax
 import numpy as np
 import window_stages
@@ -282,6 +284,39 @@ class ClipsTest(parameterized.TestCase):
     known = "generate, predict, extend, interpolate"
     with self.assertRaisesRegex(UserError, f"--task=upsample: vdm can {known}$"):
       made.plan(request("upsample", LOW))
+
+
+TRACES = []  # A line whenever a method of `Traced` is traced.
+
+
+@struct.dataclass
+class Traced:
+  """A stage for `jax.jit`, which traces a method once for each program."""
+
+  given_frames: int = struct.field(pytree_node=False, default=1)
+  overlap: int = struct.field(pytree_node=False, default=1)
+  init = loss = protocol = mock.Mock(side_effect=AssertionError)
+
+  def sample(self, params, batch, key, on_step=None):
+    TRACES.append("sample")
+    return jax.random.normal(key, batch["video"].shape)
+
+  def sample_window(self, params, conditions, key, video, *known, on_step=None):
+    TRACES.append("sample_window")
+    return video + jax.random.normal(key, video.shape)
+
+
+class CompilationTest(absltest.TestCase):
+  def test_the_same_wish_with_another_seed_compiles_nothing(self):
+    devices = pipeline.Devices(put=lambda x: dict(x), jit=lambda fn: jax.jit(fn))
+    generator = window_stages.trained(Traced())
+    made = pipeline.WindowPipeline("vdm", Clip(F, STRIDE, S), generator, devices, 2)
+    for task, num_frames in (("animate", None), ("extend", 9)):
+      TRACES.clear()
+      wish = request(task, VIDEO[:1], num_frames)
+      one, two = ([*made.run(wish, jax.random.key(seed))] for seed in (0, 1))
+      self.assertLen(TRACES, 1)
+      self.assertFalse(np.array_equal(one[-1].frames, two[-1].frames))
 
 
 class CollectTest(absltest.TestCase):

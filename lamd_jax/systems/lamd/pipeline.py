@@ -116,21 +116,27 @@ class LaMDPipeline:
     else:
       yield from self._generating.run(request, key, keep, on_step)
 
+  @functools.cached_property
+  def _motion(self) -> tuple[Callable[..., Any], ...]:
+    """The functions of `motion` for the trained autoencoder, compiled once."""
+    vae, params = mcd_vae.make_vae(self._config), self._trained["mcd_vae"].params
+    # The parameters are inputs of the programs; the network is a constant.
+    bound = lambda fn: functools.partial(
+      self._devices.jit(functools.partial(fn, vae)), params
+    )
+    functions = (motion.encode_motion, motion.encode_still, motion.decode_motion)
+    return tuple(map(bound, functions))
+
   def _transfer(self, request: Request) -> np.ndarray:
     strengths, mix = _options(request)
     assert request.video is not None
-    vae, params = mcd_vae.make_vae(self._config), self._trained["mcd_vae"].params
-    # The parameters are inputs of the programs; the network is a constant.
-    bound: Callable[..., Any] = lambda fn: functools.partial(
-      self._devices.jit(functools.partial(fn, vae)), params
-    )
-    encode, decode = bound(motion.encode_motion), bound(motion.decode_motion)
+    encode, encode_still, decode = self._motion
     content = pixels.from_uint8(jnp.asarray(request.video[:1]))
     # One at a time: they are few.
     motions = [
       encode(pixels.from_uint8(jnp.asarray(clip[None]))) for clip in request.motions
     ]
-    still = bound(motion.encode_still)(content)
+    still = encode_still(content)
     if mix is not None:
       first, second = motions
       weights = np.linspace(0.0, 1.0, mix).tolist()
