@@ -493,6 +493,7 @@ MISTAKES = [
     ("frames in the order of the file", "found[number] for number in numbers",
      "found[number] for number in wanted"),
     ("frames before the first", "if wanted[0] < 0 or", "if"),
+    tests="tests/data/media/media_test.py",
   ),
   *_mistakes(
     "data/preprocessing.py",
@@ -976,8 +977,9 @@ MISTAKES = [
      "interpolate_frames(x, self.num_frames) + 0 * own[:, : self.num_frames]"),
     ("content of one scale lost", "h = fuse(h, content.scales[i], ",
      "h = fuse(h, content.scales[i] * (i > 0), "),
-    ("the content of the last frame", "content = self.encode_content(video[:, 0])",
-     "content = self.encode_content(video[:, -1])"),
+    ("the content of the last frame",
+     "content = self.encode_content(video[:, 0])\n    return self.decode_features",
+     "content = self.encode_content(video[:, -1])\n    return self.decode_features"),
   ),
   *_mistakes(
     "systems/vdm/base.py",
@@ -1335,8 +1337,8 @@ MISTAKES = [
   *_mistakes(
     "systems/lamd/pipeline.py",
     ("the still of the clip, which is none of the picture",
-     "bound(motion.encode_still)(content)",
-     "bound(motion.encode_still)(pixels.from_uint8(request.motions[0][:1]))"),
+     "encode_still(content)",
+     "encode_still(pixels.from_uint8(request.motions[0][:1]))"),
     ("the rate of the file", 'self._trained["mcd_vae"].meta["fps"])',
      'self._trained["mcd_vae"].meta["fps"]) * self._clip.frame_stride'),
     ("a mix without its end", "np.linspace(0.0, 1.0, mix).tolist()",
