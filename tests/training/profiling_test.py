@@ -1,4 +1,4 @@
-"""Traces for xprof: of the steps asked for, and readable."""
+"""Traces for xprof: readable, and of the requested steps only."""
 
 import pathlib
 import tempfile
@@ -44,6 +44,12 @@ class ProfilingTest(parameterized.TestCase):
   def test_a_run_that_ends_before_writes_what_it_has(self):
     train(self.folder, (3, 9), first=4, last=5)
     self.assertEqual(self.traced(), [4, 5])
+
+  def test_the_trace_is_written_as_soon_as_its_last_step_is_over(self):
+    with profiling.Profiler(self.folder, (1, 1)) as profiler:
+      with profiler.step(1):
+        jax.jit(lambda x: x * 2)(jnp.ones(3))
+      self.assertEqual(self.traced(), [1])
 
   def test_steps_that_are_not_trained_are_said(self):
     with self.assertLogs("absl", "WARNING") as logs:
