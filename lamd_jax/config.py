@@ -130,7 +130,7 @@ def check(value: Any, annotation: Any, where: str) -> None:
 
   Args:
     value: The value in the configuration.
-    annotation: What it may be; any other annotation allows everything.
+    annotation: Annotation of its field; any other kind allows everything.
     where: The value's path in the configuration, for messages.
 
   Raises:

@@ -80,7 +80,11 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 def pytest_collection_modifyitems(
   config: pytest.Config, items: list[pytest.Item]
 ) -> None:
-  """Skips tests that need another number of devices than this run has."""
+  """Skips tests that need another number of devices than this run has.
+
+  `.ci/run` and `make test-all` run -m "not mesh" and -m mesh, which select no such test
+  and together run every one. Others, such as -m slow, may select some.
+  """
   is_mesh = is_mesh_run(config)
   reason = "needs one device" if is_mesh else "needs eight devices: pytest -m mesh"
   for item in items:

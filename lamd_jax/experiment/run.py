@@ -35,7 +35,7 @@ class Run:
 
   @functools.cached_property
   def conditions(self) -> tuple[Condition, ...]:
-    """What the model is told of each video."""
+    """The model's conditions, such as a class or a caption."""
     return make_conditions(self.config)
 
   def clip(self, stage: str) -> Clip:

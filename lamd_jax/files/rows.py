@@ -52,7 +52,7 @@ class Rows:
 
     Args:
       folder: Where rows are kept; the keys of one folder are all hashes or all numbers.
-      made_from: What all rows depend on, as JSON values.
+      made_from: Inputs that all rows depend on, as JSON values.
       specs: Shape and dtype of one row of each array; by default those in the folder,
         or those of the first rows that are added.
 

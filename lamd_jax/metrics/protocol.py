@@ -154,7 +154,7 @@ def video_figures(
 
   Args:
     real: Held-out clips, of at least two frames.
-    reconstructed: The same clips, encoded and decoded; None without an autoencoder.
+    reconstructed: Reconstructions of the clips; None without an autoencoder.
     sampled: s samples for each clip, from its first frames; s may be 0 if there are
       reconstructions.
     given_frames: Number of frames that the model was given; they are left out.

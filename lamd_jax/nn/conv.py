@@ -320,7 +320,7 @@ class Conv(nn.Module):
     kernel_size: Three sizes (frames, height, width), or two for images.
     strides: One per kernel size; None for 1 everywhere.
     kernel_init: Initializer; zeros let a branch that ends here start as nothing.
-    padding: What stands outside of the input: "zeros", or "edge" for copies of its
+    padding: Values outside of the input: "zeros", or "edge" for copies of its
       outermost values (PyTorch calls that "replicate").
     pads: Amounts (before, after) per axis. None gives an output size of input / stride,
       rounded up, with the larger half after the input; PyTorch's `padding=p` is (p, p).

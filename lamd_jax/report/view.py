@@ -1,4 +1,4 @@
-"""What the templates of a report show, as plain values.
+"""The view model of a report: plain values for its templates.
 
 A value that came from a file stays text: the templates escape it. All HTML is in
 `templates/`; of markup made in Python there are only the curves of `curves.py`.
