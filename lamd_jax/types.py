@@ -8,7 +8,7 @@ Video is `b f h w c`, channels last. Inside networks pixels are float32 in
 an axis: it is diffusion time, in [0, 1], 0 at data and 1 at noise.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from jaxtyping import Array, Float, Key
@@ -28,3 +28,18 @@ class UserError(ValueError):
   The message is one line: what was given, what was expected, what to do. The
   command line prints it without a traceback.
   """
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+  """Yields an error and all that it was raised from or groups, each once."""
+  seen = set()
+  pending: list[BaseException | None] = [error]
+  while pending:
+    e = pending.pop()
+    if e is None or id(e) in seen:
+      continue
+    seen.add(id(e))
+    yield e
+    if isinstance(e, BaseExceptionGroup):
+      pending.extend(e.exceptions)
+    pending.extend((e.__cause__, e.__context__))

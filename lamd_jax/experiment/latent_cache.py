@@ -8,8 +8,6 @@ and again. The work folder keeps their latents (see `files.rows` for the files):
 """
 
 from collections.abc import Callable, Mapping
-import hashlib
-import json
 import math
 import shutil
 from typing import Any
@@ -20,6 +18,7 @@ import numpy as np
 import tqdm
 
 from lamd_jax.data import sources
+from lamd_jax.experiment import statistics
 from lamd_jax.experiment.run import Run
 from lamd_jax.files import writing
 from lamd_jax.files.rows import Rows
@@ -126,9 +125,4 @@ def _compute(
 
 def _made_from(run: Run, name: str, stage: stage_lib.Stage) -> dict[str, Any]:
   """Returns what latents depend on: all frozen parameters, and the clips."""
-  digest = hashlib.sha256()
-  for path, x in jax.tree.leaves_with_path(stage):
-    digest.update(jax.tree_util.keystr(path).encode())
-    digest.update(np.ascontiguousarray(jax.device_get(x)).data)
-  data = json.loads(json.dumps(run.data(name)))
-  return {"parameters": digest.hexdigest()[:16], "data": data}
+  return {"parameters": statistics.digest(stage), "data": run.data(name)}

@@ -12,6 +12,7 @@ import os
 import pathlib
 from typing import Any
 
+from flax import traverse_util
 import jax
 from jaxtyping import UInt8
 import ml_collections
@@ -101,14 +102,14 @@ class Model:
       image: The picture.
       num: Number of videos, each from other noise.
       seed: Chooses the noise.
-      caption: What happens, for a model trained with captions.
+      caption: Description of the video, for a model trained with captions.
       label: The class, for a model trained with classes.
 
     Raises:
       UserError: The model does not begin with one frame, or knows no such condition.
     """
     said = {"caption": caption, "label": label}
-    return self.run("animate", _one(image), num=num, seed=seed, said=said)
+    return self.run(self.request("animate", _one(image), num=num, said=said), seed)
 
   def generate(
     self,
@@ -123,14 +124,14 @@ class Model:
     Args:
       num: Number of videos, each from other noise.
       seed: Chooses the noise.
-      caption: What happens, for a model trained with captions.
+      caption: Description of the video, for a model trained with captions.
       label: The class, for a model trained with classes.
 
     Raises:
       UserError: The model needs a first frame, or knows no such condition.
     """
     said = {"caption": caption, "label": label}
-    return self.run("generate", None, num=num, seed=seed, said=said)
+    return self.run(self.request("generate", num=num, said=said), seed)
 
   def extend(
     self,
@@ -149,7 +150,7 @@ class Model:
       num_frames: Length of the result.
       num: Number of videos, each from other noise.
       seed: Chooses the noise.
-      caption: What happens, for a model trained with captions.
+      caption: Description of the video, for a model trained with captions.
       label: The class, for a model trained with classes.
 
     Raises:
@@ -157,9 +158,8 @@ class Model:
     """
     video = video if video.ndim == 4 else _one(video)
     said = {"caption": caption, "label": label}
-    return self.run(
-      "extend", video, num=num, seed=seed, num_frames=num_frames, said=said
-    )
+    request = self.request("extend", video, num=num, num_frames=num_frames, said=said)
+    return self.run(request, seed)
 
   def transfer(
     self,
@@ -188,7 +188,8 @@ class Model:
     )
     options = {"strengths": strengths} | ({} if mix is None else {"mix": mix})
     clips = tuple(self._fitted(x) for x in motions)
-    return self.run("transfer", _one(image), motions=clips, options=options)
+    request = self.request("transfer", _one(image), motions=clips, options=options)
+    return self.run(request)
 
   def reconstruct(self, video: Video | Videos) -> Made:
     """Returns what the model's autoencoder makes of clips.
@@ -209,42 +210,12 @@ class Model:
     sampler = Sampler(self._stages[name], devices, size)
     return sampler(batch, jax.random.key(0))
 
-  def run(
-    self,
-    task: str,
-    video: Video | None = None,
-    *,
-    motions: tuple[Motion, ...] = (),
-    num: int = 1,
-    seed: int = 0,
-    num_frames: int | None = None,
-    said: Mapping[str, Any] | None = None,
-    options: Mapping[str, Any] | None = None,
-  ) -> Made:
-    """Returns the videos of any task of the system's pipeline.
-
-    Args:
-      task: One of `pipeline.tasks`.
-      video: Frames to begin with.
-      motions: Clips whose motion is wanted.
-      num: Number of videos, each from other noise.
-      seed: Chooses the noise.
-      num_frames: Length of the result, where the task leaves a choice.
-      said: `caption` and `label`; None where nothing is said.
-      options: Further values of the task.
+  def run(self, request: Request, seed: int = 0) -> Made:
+    """Returns the videos of a request; `seed` chooses the noise.
 
     Raises:
       UserError: The model cannot do this.
     """
-    request = self.request(
-      task,
-      video,
-      motions=motions,
-      num=num,
-      num_frames=num_frames,
-      said=said,
-      options=options,
-    )
     plan = self.pipeline.plan(request)
     return collect(plan, self.pipeline.run(request, jax.random.key(seed)))
 
@@ -259,7 +230,20 @@ class Model:
     said: Mapping[str, Any] | None = None,
     options: Mapping[str, Any] | None = None,
   ) -> Request:
-    """Returns a request for the pipeline, its frames resized; see `run`."""
+    """Returns a request for any task of the system's pipeline, its frames resized.
+
+    Args:
+      task: One of `pipeline.tasks`.
+      video: Frames to begin with.
+      motions: Clips whose motion is wanted.
+      num: Number of videos, each from other noise.
+      num_frames: Length of the result, where the task leaves a choice.
+      said: `caption` and `label`; None where nothing is said.
+      options: Further values of the task.
+
+    Raises:
+      UserError: The model cannot do this.
+    """
     if num < 1:
       raise UserError(f"{num} videos were asked for; expected 1 or more")
     said, options = said or {}, options or {}
@@ -291,13 +275,11 @@ class Model:
     folder = pathlib.Path(path)
     if (folder / CONFIG).exists():
       raise UserError(f"{folder} is a work folder; choose another one to save into")
-    arrays, stages = {}, {}
+    trees, stages = {}, {}
     for name in self.config.stages:
-      _, params, measured, meta = self._stages[name]
-      for where, x in jax.tree.leaves_with_path(params):
-        key = jax.tree_util.keystr(where, simple=True, separator="/")
-        arrays[f"{name}/{key}"] = np.asarray(x)
+      _, trees[name], measured, meta = self._stages[name]
       stages[name] = {"meta": dict(meta), "statistics": dict(measured)}
+    arrays = {name: np.asarray(x) for name, x in _flat(trees).items()}
     description = {
       "lamd_jax": __version__,
       "config": json.loads(self.config.to_json_best_effort()),
@@ -331,11 +313,14 @@ class Model:
 def load(path: str | os.PathLike[str]) -> Model:
   """Loads a trained model from a work folder, or from what `Model.save` wrote.
 
+  Stages of a work folder are restored when a method first needs them; that is also
+  when one that is not trained yet is told.
+
   Args:
     path: The folder.
 
   Raises:
-    UserError: The folder is neither, or a stage is not trained yet.
+    UserError: The folder is neither, or damaged.
   """
   folder = pathlib.Path(path).expanduser()
   if (folder / DESCRIPTION).exists():
@@ -359,7 +344,7 @@ def _to_config(values: Mapping[str, Any]) -> Config:
 def _load_saved(folder: pathlib.Path) -> Model:
   description = writing.read_json(folder / DESCRIPTION)
   try:
-    arrays = load_file(folder / WEIGHTS)
+    trees = traverse_util.unflatten_dict(load_file(folder / WEIGHTS), sep="/")
     config = _to_config(description["config"])
     said = {
       name: (x["meta"], x["statistics"]) for name, x in description["stages"].items()
@@ -369,41 +354,30 @@ def _load_saved(folder: pathlib.Path) -> Model:
   except Exception as e:  # Damage shows as any error at all.
     raise UserError(f"{folder} cannot be read as a saved model ({e})") from e
   run = make_run(config, folder)
-  given = {name: _nested(arrays, name) for name in run.stages}
   stages: dict[str, Trained] = {}
   for name in run.stages:
-    abstract = trained.abstract_params(run, name)
-    _check_alike(folder, name, abstract, given[name])
-    placed = sharding.put(given[name], sharding.state_sharding(run.mesh, abstract))
+    abstract, given = trained.abstract_params(run, name), trees.get(name, {})
+    _check_alike(folder, {name: abstract}, {name: given})
+    placed = sharding.put(given, sharding.state_sharding(run.mesh, abstract))
     stages[name] = trained.around(run, name, stages, placed, *said.get(name, ({},)))
   return Model(run, stages)
 
 
-def _nested(arrays: Mapping[str, np.ndarray], stage: str) -> dict[str, Any]:
-  """Returns the parameters of a stage as nested dicts."""
-  tree: dict[str, Any] = {}
-  for name, x in arrays.items():
-    first, *path = name.split("/")
-    if first != stage or not path:
-      continue
-    inner = tree
-    for key in path[:-1]:
-      inner = inner.setdefault(key, {})
-    inner[path[-1]] = x
-  return tree
+def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
+  """Returns arrays under their paths, such as "dmg/conv_in/kernel"."""
+  return traverse_util.flatten_dict(tree, sep="/")
 
 
-def _check_alike(folder: pathlib.Path, stage: str, expected: Any, given: Any) -> None:
-  """Raises a `UserError` unless all parameters of a stage are there, and fit."""
-  shapes = lambda tree: {
-    jax.tree_util.keystr(path, simple=True, separator="/"): tuple(x.shape)
-    for path, x in jax.tree.leaves_with_path(tree)
-  }
-  wanted, there = shapes(expected), shapes(given)
+def _check_alike(folder: pathlib.Path, expected: Any, given: Any) -> None:
+  """Raises a `UserError` unless all parameters are there, and of the right shapes."""
+  wanted, there = (
+    {name: tuple(np.shape(x)) for name, x in _flat(tree).items()}
+    for tree in (expected, given)
+  )
   for name in sorted(wanted.keys() | there.keys()):
     if wanted.get(name) != there.get(name):
       raise UserError(
-        f"{folder}: {stage}/{name} has the shape {there.get(name, 'of nothing')},"
+        f"{folder}: {name} has the shape {there.get(name, 'of nothing')},"
         f" expected {wanted.get(name, 'nothing of this name')}"
       )
 

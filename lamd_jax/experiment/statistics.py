@@ -84,7 +84,11 @@ def read(run: Run, name: str, params: Params) -> Mapping[str, Any]:
 
 
 def digest(params: Params) -> str:
-  """Returns a hash of parameters and their names."""
+  """Returns a hash of parameters and their names, 16 hexadecimal digits.
+
+  Args:
+    params: A tree of arrays, such as parameters, or a stage with its frozen ones.
+  """
   sha = hashlib.sha256()
   for path, x in jax.tree.leaves_with_path(params):
     sha.update(jax.tree_util.keystr(path).encode())

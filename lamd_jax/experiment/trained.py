@@ -1,6 +1,6 @@
 """Trained stages out of a work folder, and the frozen parts that a stage needs."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 import pathlib
 from typing import Any
 
@@ -33,8 +33,9 @@ def load_parts(
   Raises:
     UserError: A stage is not trained yet, or weights are missing.
   """
+  stages = TrainedStages(run)
   parts = {
-    need: Part(abstract_params(run, need)) if abstract else _load_part(run, need)
+    need: Part(abstract_params(run, need)) if abstract else stages[need].part
     for need in run.system.stages[stage].needs
   }
   if for_training:
@@ -52,28 +53,19 @@ def make_stage(
 
 
 def load(run: Run, stage: str) -> Trained:
-  """Restores a stage: its averaged parameters, laid over the mesh by the rules.
-
-  Those of the newest checkpoint; of the last stage, with
-  `config.sample.checkpoint=best`, those of the best.
-  """
-  made = make_stage(run, stage)
-  best = best_of(run, stage)
-  params, meta = _restore(run, stage, made, best)
-  if best is not None:
-    logging.info("stage %s: step %d, best by %s", stage, meta["step"], best)
-  return Trained(made, params, statistics.read(run, stage, params), meta)
+  """Restores a stage and the stages it needs; see `TrainedStages`."""
+  return TrainedStages(run)[stage]
 
 
 def around(
   run: Run,
   stage: str,
-  others: Mapping[str, Trained],
+  others: Stages,
   params: Params,
   meta: Mapping[str, Any],
   measured: Mapping[str, Any] | None = None,
 ) -> Trained:
-  """Returns a stage with parameters from elsewhere, around other such stages.
+  """Builds a trained stage from its parameters and the trained stages it needs.
 
   Args:
     run: The experiment.
@@ -84,9 +76,7 @@ def around(
     measured: Numbers measured after its training; none by default.
   """
   spec = run.system.stages[stage]
-  parts = {
-    need: Part(others[need].params, others[need].statistics) for need in spec.needs
-  }
+  parts = {need: others[need].part for need in spec.needs}
   return Trained(spec.make(run.config, parts), params, measured or {}, meta)
 
 
@@ -108,7 +98,7 @@ def is_trained(run: Run, stage: str) -> bool:
 
 def is_readable(run: Run, stage: str) -> bool:
   """Whether the last checkpoint of a trained stage can be read, by reading it."""
-  _, meta = _restore(run, stage, make_stage(run, stage), None)
+  _, meta = _restore(run, stage, None)
   return meta["step"] >= run.config[stage].train.steps
 
 
@@ -149,8 +139,13 @@ def devices_of(run: Run) -> Devices:
   )
 
 
-class TrainedStages(Mapping[str, Trained]):
-  """The trained stages of a work folder by name, each restored when looked up."""
+class TrainedStages:
+  """The trained stages of a work folder by name, each restored when looked up.
+
+  Parameters are averaged ones, laid over the mesh by the rules: those of the newest
+  checkpoint, or of the best for the last stage with `config.sample.checkpoint=best`. A
+  stage that needs another holds the same arrays.
+  """
 
   def __init__(self, run: Run):
     """Restores nothing yet."""
@@ -160,41 +155,25 @@ class TrainedStages(Mapping[str, Trained]):
   def __getitem__(self, stage: str) -> Trained:
     """Restores a stage, once."""
     if stage not in self._loaded:
-      self._loaded[stage] = load(self._run, stage)
+      run, best = self._run, best_of(self._run, stage)
+      for need in run.system.stages[stage].needs:
+        self[need]  # First: one that is not trained is told in the order of training.
+      params, meta = _restore(run, stage, best)
+      if best is not None:
+        logging.info("stage %s: step %d, best by %s", stage, meta["step"], best)
+      measured = statistics.read(run, stage, params)
+      self._loaded[stage] = around(run, stage, self, params, meta, measured)
     return self._loaded[stage]
 
-  def __iter__(self) -> Iterator[str]:
-    """Names of the run's stages, trained or not."""
-    return iter(self._run.stages)
 
-  def __len__(self) -> int:
-    """Number of the run's stages."""
-    return len(self._run.stages)
-
-
-def make_pipeline(run: Run, stages: Stages | None = None) -> Pipeline:
-  """Returns the pipeline of a run's system.
-
-  Args:
-    run: The experiment.
-    stages: Its trained stages; those of the work folder by default.
-  """
-  stages = TrainedStages(run) if stages is None else stages
+def make_pipeline(run: Run, stages: Stages) -> Pipeline:
+  """Builds the pipeline of a run's system around its trained stages."""
   return run.system.pipeline(run.config, stages, devices_of(run))
 
 
-def _load_part(run: Run, stage: str) -> Part:
-  params, _ = _restore(run, stage, make_stage(run, stage), None)
-  return Part(params, statistics.read(run, stage, params))
-
-
-def _restore(
-  run: Run, stage: str, made: Stage, best: str | None
-) -> tuple[Params, dict[str, Any]]:
-  batch = batches.abstract_batch(run, stage)
-  abstract = jax.eval_shape(made.init, jax.random.key(0), batch)
+def _restore(run: Run, stage: str, best: str | None) -> tuple[Params, dict[str, Any]]:
   folder = run.stage_folder(stage) / CHECKPOINTS
-  placed = sharding.place(run.mesh, abstract)
+  placed = sharding.place(run.mesh, abstract_params(run, stage))
   return checkpoint.restore_ema_params(folder, placed, best=best)
 
 

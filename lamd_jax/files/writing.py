@@ -10,7 +10,7 @@ from typing import Any
 
 import jax
 
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, causes
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 # Libraries in C++ report the same in words.
@@ -19,21 +19,11 @@ FULL_WORDS = ("no space left on device", "disk quota exceeded")
 
 def is_full_disk(error: BaseException) -> bool:
   """Returns whether an error, or one it was raised from, reports a full disk."""
-  seen = set()
-  pending: list[BaseException | None] = [error]
-  while pending:
-    e = pending.pop()
-    if e is None or id(e) in seen:
-      continue
-    seen.add(id(e))
-    if isinstance(e, OSError) and e.errno in FULL:
-      return True
-    if any(words in str(e).lower() for words in FULL_WORDS):
-      return True
-    if isinstance(e, BaseExceptionGroup):
-      pending.extend(e.exceptions)
-    pending.extend((e.__cause__, e.__context__))
-  return False
+  return any(
+    (isinstance(e, OSError) and e.errno in FULL)
+    or any(words in str(e).lower() for words in FULL_WORDS)
+    for e in causes(error)
+  )
 
 
 @contextlib.contextmanager

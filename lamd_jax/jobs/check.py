@@ -43,9 +43,12 @@ def rehearse(run: Run) -> None:
 
   Opens the data, and passes shapes through the loss of every stage.
   """
+  looked_at = []  # Stages with the same data share it.
   for name in run.stages:
-    splits = (sources.make_source(run.data(name), x) for x in ("train", "eval"))
-    conditions.check(run.conditions, *splits)
+    if (data := run.data(name)) not in looked_at:
+      looked_at.append(data)
+      splits = (sources.make_source(data, split) for split in ("train", "eval"))
+      conditions.check(run.conditions, *splits)
     # The stage is around shapes, but for weights that training will need: those are
     # read, so that it is said now if they are missing.
     trained.load_perceptual(run, name)

@@ -24,7 +24,7 @@ import numpy as np
 
 from lamd_jax.systems import pixels, windows
 from lamd_jax.systems.clip import Clip
-from lamd_jax.systems.stage import OnStep, Stage, WindowStage
+from lamd_jax.systems.stage import OnStep, Part, Stage, WindowStage
 from lamd_jax.systems.windows import Keep
 from lamd_jax.types import Batch, Params, PRNGKey, UserError
 
@@ -45,6 +45,11 @@ class Trained(NamedTuple):
   params: Params
   statistics: Mapping[str, Any]
   meta: Mapping[str, Any]
+
+  @property
+  def part(self) -> Part:
+    """The stage as another one holds it, frozen."""
+    return Part(self.params, self.statistics)
 
 
 @runtime_checkable
@@ -74,7 +79,7 @@ class Devices(NamedTuple):
 
 
 class Request(NamedTuple):
-  """A wish for videos.
+  """A request for videos.
 
   Attributes:
     task: A key of the pipeline's `tasks`.
@@ -83,7 +88,7 @@ class Request(NamedTuple):
     video: Frames to begin with, as `Pipeline.reading` asked for them; None for none.
     motions: Clips whose motion is wanted, each of the length of the model's clips.
     num_frames: Length of the result, where the task leaves a choice.
-    options: Further values of the task, by name; see `Task`.
+    options: Further values of the task by name, such as `factor`.
   """
 
   task: str
@@ -116,7 +121,7 @@ class Segment(NamedTuple):
 
   Attributes:
     first: Place of the segment's first frame in the result.
-    frames: The same stretch of all videos.
+    frames: Frames of every video, from `first` on.
   """
 
   first: int
@@ -411,7 +416,7 @@ class WindowPipeline:
 
   def _by_windows(self, how, request, key, keep, on_step) -> Iterator[Segment]:
     count = request.count
-    # The same video for each sample; masks are of all.
+    # All samples begin with one video; the masks are shared.
     repeat = lambda x: np.repeat(x, count, axis=0)
     low = how.whole.low
     whole = how.whole._replace(

@@ -20,7 +20,7 @@ import jax
 from jax.experimental import multihost_utils
 import numpy as np
 
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, causes
 
 # Hosts of a cold pod pull images and install packages, some minutes after others.
 INIT_SECONDS = 1800
@@ -147,19 +147,10 @@ def as_first_sees(value: bool) -> bool:
 
 def is_peer_lost(error: BaseException) -> bool:
   """Returns whether an error, or one of its causes, says that a process is gone."""
-  seen: set[int] = set()
-  pending: list[BaseException | None] = [error]
-  while pending:
-    e = pending.pop()
-    if e is None or id(e) in seen:
-      continue
-    seen.add(id(e))
-    if not isinstance(e, UserError) and any(x in str(e).lower() for x in LOST_WORDS):
-      return True
-    if isinstance(e, BaseExceptionGroup):
-      pending.extend(e.exceptions)
-    pending.extend((e.__cause__, e.__context__))
-  return False
+  return any(
+    not isinstance(e, UserError) and any(x in str(e).lower() for x in LOST_WORDS)
+    for e in causes(error)
+  )
 
 
 def leave(status: int) -> NoReturn:

@@ -150,8 +150,8 @@ class LaMDTest(ModelTestCase):
     says("3 frames cannot be extended to 3", lamd().extend, VIDEO[0], 3)
     says("0 motions at the strengths", lamd().transfer, [], PICTURE)
     says("mix=3 with 1 motions", lamd().transfer, VIDEO[0], PICTURE, mix=3)
-    says("upsample: lamd can animate, predict", lamd().run, "upsample", VIDEO[0])
-    says("extend needs a picture or a video to begin with", lamd().run, "extend")
+    says("upsample: lamd can animate, predict", lamd().request, "upsample", VIDEO[0])
+    says("extend needs a picture or a video to begin with", lamd().request, "extend")
 
   @parameterized.parameters(
     (np.zeros((8, 8), np.uint8), r"\[8, 8\] and type uint8"),

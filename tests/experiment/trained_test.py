@@ -94,17 +94,20 @@ class LoadTest(parameterized.TestCase):
 
   def test_stages_of_a_folder_are_restored_when_looked_up_and_once(self):
     run = self.run_
-    with mock.patch.object(trained, "load", wraps=trained.load) as load:
+    with mock.patch.object(trained, "_restore", wraps=trained._restore) as restore:
       stages = trained.TrainedStages(run)
-      self.assertEqual((tuple(stages), len(stages)), (STAGES, 2))
-      load.assert_not_called()
+      restore.assert_not_called()
       self.assertIs(stages["mcd_vae"], stages["mcd_vae"])
-      load.assert_called_once_with(run, "mcd_vae")
+      restore.assert_called_once_with(run, "mcd_vae", None)
+      # The generator holds the arrays that were restored: no second copy of them.
+      self.assertIs(stages["dmg"].stage.vae_params, stages["mcd_vae"].params)
+      self.assertEqual(restore.call_count, 2)
 
   def test_a_transfer_needs_no_generator(self):
     folder = pathlib.Path(self.enterContext(tempfile.TemporaryDirectory()))
     (folder / "mcd_vae").symlink_to(self.run_.stage_folder("mcd_vae"))
-    pipeline = trained.make_pipeline(dataclasses.replace(self.run_, folder=folder))
+    run = dataclasses.replace(self.run_, folder=folder)
+    pipeline = trained.make_pipeline(run, trained.TrainedStages(run))
     self.assertEqual(pipeline.reading("transfer", {}).resolution, 8)
     with self.assertRaisesRegex(UserError, "dmg/checkpoints: train this stage first"):
       pipeline.reading("animate", {})
