@@ -102,7 +102,7 @@ _MOTION = flags.DEFINE_multi_string(
   "motion", None, "With --mode=transfer: a video whose motion the picture is to have."
 )
 _STRENGTH = flags.DEFINE(
-  _Numbers(), "strength", "1", "Of --motion, as in 0.5,1,2: 0 is still, 2 exaggerates."
+  _Numbers(), "strength", "1", "Of --motion, as in 0.5,1,2: 0 is a still's, 1 its own."
 )
 _MIX = flags.DEFINE_integer(
   "mix", None, "So many videos from the first of two --motion to the second."

@@ -174,8 +174,8 @@ class Model:
     Args:
       motion: One clip or several, each as long as the model's clips.
       image: The picture.
-      strength: How much of the motion: 0 is a still, 1 the motion as it is. Of several,
-        all are made for each motion in turn.
+      strength: Place between the latents of a still, 0, and of the motion, 1; given
+        several, makes all of them for each motion in turn.
       mix: In place of two motions, so many from the first to the second.
 
     Raises:

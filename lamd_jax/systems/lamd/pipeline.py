@@ -32,8 +32,8 @@ class LaMDPipeline:
 
   Options of the task `transfer`:
 
-    strengths  how much of the motion: 0 is a still, 1 the motion as it is, more
-               exaggerates it; (1.0,) by default
+    strengths  place between the latents of a still (0) and of the motion (1), or past
+               it; see `motion.scale` for how much moves then; (1.0,) by default
     mix        in place of two motions, so many from the first to the second
 
   Its videos are, for each motion in turn, those of all strengths.
