@@ -29,6 +29,25 @@ class UserError(ValueError):
   command line prints it without a traceback.
   """
 
+  def __str__(self) -> str:
+    """Returns the message, printable whatever names of files it quotes."""
+    return printable(super().__str__())
+
+
+def printable(text: str) -> str:
+  r"""Returns text in one line that every terminal and file takes as it is.
+
+  Names of files may hold line breaks, escape codes, and bytes that are not UTF-8.
+  They are shown as Python writes them, as in "a\nb" and "\xff".
+  """
+  return "".join(x if x.isprintable() else _escaped(x) for x in text)
+
+
+def _escaped(character: str) -> str:
+  if "\udc80" <= character <= "\udcff":  # A byte of a name that is not UTF-8.
+    return f"\\x{ord(character) - 0xDC00:02x}"
+  return ascii(character)[1:-1]
+
 
 def causes(error: BaseException) -> Iterator[BaseException]:
   """Yields an error and all that it was raised from or groups, each once."""
