@@ -199,7 +199,8 @@ def _output(text: str) -> pathlib.Path:
   path = _path("output", text)
   if os.path.isdir(path):
     raise UserError(f"--output={text} is a folder; expected a file (.json)")
-  if not path.name or text.endswith("/"):
+  is_special = os.path.exists(path) and not os.path.isfile(path)
+  if is_special or not path.name or text.endswith("/"):
     raise UserError(f"--output={text}: expected a file (.json)")
   return path
 
@@ -236,7 +237,7 @@ def _read_json(path: pathlib.Path) -> typing.Any:
     elif path.stat().st_size > _MAX_JSON:
       reason = "it is too large"
     else:
-      return json.loads(path.read_text(encoding="utf-8"))
+      return json.loads(path.read_text(encoding="utf-8-sig"))
   except (OSError, ValueError, RecursionError) as e:
     reason = str(e)
   raise UserError(f"{path} cannot be read as JSON ({reason})")

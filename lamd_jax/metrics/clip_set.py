@@ -23,7 +23,7 @@ ARRAY_ENDINGS = (".npy", ".npz")
 SEED = 0  # Of the order in which clips are taken where not all are.
 # Bounds of what is read into memory at once, so that a small file cannot fill it.
 MAX_BYTES = 2**31
-MAX_RESOLUTION = 8192
+MAX_RESOLUTION = 4096
 MAX_VIDEOS = 1_000_000  # Of an array.
 # How far floats may lie outside [0, 1] by rounding, as those of a network do.
 _TOLERANCE = 1e-3
@@ -239,7 +239,7 @@ def open_clips(
           f" {entries[0].num_frames}; say with --num_frames how many to take of each"
         )
   if resolution is not None:
-    _check_size(f"{num_frames} frames", num_frames, resolution, resolution)
+    _check_size("a clip", num_frames, resolution, resolution)
   span = start + (num_frames - 1) * frame_stride + 1
   for entry in entries:
     if entry.num_frames < span:
@@ -295,10 +295,16 @@ def _open_array(path: pathlib.Path, name: str = "") -> np.ndarray:
     raise UserError(f"{path} is no regular file; expected an array of videos")
   try:
     with path.open("rb") as opened:
-      if opened.read(2) == b"PK":  # By content, whatever its ending.
+      start = opened.read(6)  # By content, whatever its ending.
+      if start.startswith(b"PK"):
         opened.seek(0)
         with np.load(opened, allow_pickle=False) as file:
           array = _read_member(path, file, name)
+      elif start != np.lib.format.MAGIC_PREFIX:
+        raise UserError(
+          f"{path} cannot be read as a NumPy array; expected a file of np.save or"
+          " np.savez, without objects"
+        )
       elif name:
         raise UserError(f"{path} holds a single array without a name; give {path}")
       else:  # It stays on disk.
@@ -374,10 +380,6 @@ def _sized(clip, resolution):
 
 
 def _check_size(name, num_frames, height, width, itemsize=1):
-  if max(height, width) > MAX_RESOLUTION:
-    raise UserError(
-      f"{name} of {height}x{width} pixels: expected {MAX_RESOLUTION} at most"
-    )
   if (size := num_frames * height * width * 3 * itemsize) > MAX_BYTES:
     raise UserError(
       f"{name} of {height}x{width} pixels, {num_frames} frames, would take"

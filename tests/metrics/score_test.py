@@ -393,10 +393,12 @@ class ToolTest(FilesTestCase):
       self.assertRegex(error, "^cannot write .*; choose another folder\n$")
 
   def test_a_place_where_no_card_can_be_is_said_before_the_long_work(self):
+    os.mkfifo(self.folder / "pipe")  # A device would be replaced by a file.
     real = self.save("real", videos(8, 0))
     for path, message in (
       (str(self.folder), "is a folder; expected a file"),
       (f"{self.folder}/new/", "expected a file"),
+      (str(self.folder / "pipe"), "expected a file"),
       ("~nobody_of_that_name/card.json", "there is no such user"),
     ):
       with mock.patch.object(score, "score", side_effect=AssertionError):
@@ -523,7 +525,7 @@ class ToolTest(FilesTestCase):
       (("kvd", real, real, "--num_clips=0"), "--num_clips=0: expected a whole number"),
       (("compare", card, card), "cannot be read as JSON"),
       (("kvd", real, real, "--num_frames=100000000000"), "from 1 to 1000000000"),
-      (("kvd", real, real, "--resolution=10000000"), "from 1 to 8192"),
+      (("kvd", real, real, "--resolution=10000000"), "from 1 to 4096"),
       (("kvd", real, real, "--num_draws=10000000"), "from 0 to 100000"),
       (("kvd", real, real, f"--captions={card}"), "cannot be read as JSON"),
       (("kvd", real, real, "--weights=~nobody_of_that_name"), "no such user"),
