@@ -401,6 +401,8 @@ MISTAKES = [
     ("the last frame for the first", "return rows[:, 0]", "return rows[:, -1]"),
     ("logits for features", "rows[..., :_INCEPTION_FEATURES]", "rows"),
     ("features for logits", "rows[..., _INCEPTION_FEATURES:]", "rows"),
+    ("a score of few clips", "_MIN_SCORE = 256", "_MIN_SCORE = 10"),
+    ("splits of few clips", "_MIN_SPLIT = 1000", "_MIN_SPLIT = 100"),
     ("captions in any order", "options.captions[name] for name in names",
      "options.captions[name] for name in sorted(names, reverse=True)"),
     ("real clips over samples", "statistics_ratio(column, rows, real)",
