@@ -77,11 +77,11 @@ def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
   figures |= {f"{name}_seconds": value for name, value in seconds.items()}
   figures["wall_seconds"] = sum(seconds.values())
   figures["peak_memory_gb"] = max(memory)
-  writing.write_json(run.folder / workdir_lib.METRICS, figures)
   for name, value in figures.items():
     if name in protocol.FIGURES:
       logging.info("%s = %.4g", name, value)
   logging.info("%s", protocol.sentence(figures))
+  writing.write_json(run.folder / workdir_lib.METRICS, figures)
   return figures
 
 
@@ -168,8 +168,9 @@ def _write_cards(
         )
     for card in cards:
       key = f"{what}_{card['name'].partition('@')[0].lower().replace(' ', '_')}"
-      writing.write_json(run.folder / workdir_lib.CARDS / f"{key}.json", card)
+      # First: a file that cannot be written costs no figure.
       logging.info("%s: %s", what, card_lib.headline(card))
+      writing.write_json(run.folder / workdir_lib.CARDS / f"{key}.json", card)
       values[key] = card["value"]
   return values
 

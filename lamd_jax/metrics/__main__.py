@@ -114,9 +114,10 @@ def _parser() -> argparse.ArgumentParser:
   return parser
 
 
-def _cache() -> str:
-  home = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-  return str(pathlib.Path(home) / "lamd_jax")
+def _cache() -> str | None:
+  folder = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+  # In some containers the user has no home.
+  return None if folder.startswith("~") else os.path.join(folder, "lamd_jax")
 
 
 def _measure(args: argparse.Namespace) -> None:

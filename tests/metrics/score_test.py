@@ -398,6 +398,13 @@ class ToolTest(FilesTestCase):
       self.assertRegex(error, message)
       self.assertLen(error.splitlines(), 1)
 
+  def test_a_user_without_a_home_has_no_cache(self):
+    environment = {x: y for x, y in os.environ.items() if x != "XDG_CACHE_HOME"}
+    with mock.patch.dict(os.environ, environment, clear=True):
+      self.assertTrue(tool._cache().endswith("/.cache/lamd_jax"))
+      with mock.patch.object(os.path, "expanduser", lambda path: path):
+        self.assertIsNone(tool._cache())
+
   def test_a_cache_that_cannot_be_written_is_said_and_done_without(self):
     real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
     (self.folder / "cache").write_text("mine")

@@ -337,8 +337,8 @@ def make_command(rng: Rng, place: pathlib.Path) -> tuple[str, list[str]]:
         argv.append(f"--{rng.choice(whole)}={rng.choice(numbers)}")
       case 2 | 3:
         flag = str(rng.choice(named))
-        where = outputs if flag in ("cache", "output") else paths
-        argv.append(f"--{flag}={rng.choice(where)}")
+        where = {"cache": outputs[:-4] + outputs[-3:], "output": outputs}
+        argv.append(f"--{flag}={rng.choice(where.get(flag, paths))}")
       case 4:
         argv.append(f"--say={rng.choice(['split', 'x', 'seed'])}={rng.choice(NAMES)}")
       case 5:
