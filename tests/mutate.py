@@ -691,12 +691,6 @@ MISTAKES = [
     tests="tests/metrics/score_test.py",
   ),
   *_mistakes(
-    "types.py",
-    ("messages with the bytes of names", "return printable(super().__str__())",
-     "return super().__str__()"),
-    tests="tests/metrics/clip_set_test.py",
-  ),
-  *_mistakes(
     "jobs/evaluate.py",
     ("one sample of each clip", 'judged["sample"] = generator, sampled\n',
      'judged["sample"] = generator, sampled[:, :1]\n'),
