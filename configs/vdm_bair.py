@@ -67,7 +67,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
   config.sample.update(frames_weight=50.0, size_weight=4.0)
   config.evaluate = dict(
     num_clips=256,
-    samples_per_clip=1,
+    samples_per_clip=100,
     metrics=("fvd", "kvd"),
     weights="weights",  # Folder of the networks that other metrics than FVD need.
   )
@@ -77,6 +77,7 @@ def get_config(arg: str | None = None) -> ml_collections.ConfigDict:
     config.base.model.update(head_channels=32, embedding_channels=256)
     config.base.train.update(steps=200_000, batch_size=16, checkpoint_every=2000)
     config.sample.batch_size = 16
+    config.evaluate.samples_per_clip = 1
   if args["smoke"]:
     smoke.shrink(config)
   return config

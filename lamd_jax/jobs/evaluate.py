@@ -77,11 +77,11 @@ def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
   figures |= {f"{name}_seconds": value for name, value in seconds.items()}
   figures["wall_seconds"] = sum(seconds.values())
   figures["peak_memory_gb"] = max(memory)
-  writing.write_json(run.folder / workdir_lib.METRICS, figures)
   for name, value in figures.items():
     if name in protocol.FIGURES:
       logging.info("%s = %.4g", name, value)
   logging.info("%s", protocol.sentence(figures))
+  writing.write_json(run.folder / workdir_lib.METRICS, figures)
   return figures
 
 
@@ -93,7 +93,7 @@ def _write_cards(
   given_frames: int,
   notes: Sequence[Mapping[str, Any]],
 ) -> dict[str, float]:
-  """Scores reconstructions, and one sample of each clip; a card for each measure.
+  """Scores reconstructions, and all samples of each clip; a card for each measure.
 
   And for what `config.evaluate.group_by` names, such as labels, one of the mean over
   groups, of measures of sets. With `config.evaluate.substitute_given` samples are
@@ -103,25 +103,26 @@ def _write_cards(
     The values, as in `sample_fvd`.
   """
   config, real_set = run.config, clip_set.of_array("real", real)
-  shown = run.stages[-1]
-  source, windows = sources.make_source(run.data(shown), "train"), run.clip(shown)[:2]
-  others = clip_set.of_array("train", pipeline.eval_clips(source, len(real), *windows))
+  others = _others(run, len(real) * max(sampled.shape[1], 1))
   generator, autoencoder = map(run.with_output, ("sample", "reconstruction"))
-  judged = {}
+  judged = {}  # Sets of videos, with the videos of one clip in a row: n s f h w 3.
   if generator is not None and sampled.shape[1]:
-    judged["sample"] = generator, sampled[:, 0]
+    judged["sample"] = generator, sampled
   if judged and config.evaluate.get("substitute_given", False):
-    videos = sampled[:, 0].copy()
-    videos[:, :given_frames] = real[:, :given_frames]
+    videos = sampled.copy()
+    videos[:, :, :given_frames] = real[:, None, :given_frames]
     judged["sample-given"] = generator, videos
   if autoencoder is not None and reconstructed is not None:
-    judged = {"reconstruction": (autoencoder, reconstructed)} | judged
+    judged = {"reconstruction": (autoencoder, reconstructed[:, None])} | judged
+  sets = {
+    what: clip_set.of_array(what, videos.reshape(-1, *real.shape[1:]))
+    for what, (_, videos) in judged.items()
+  }
   # The clips of all sets show what the same captions say.
-  sets = {what: clip_set.of_array(what, videos) for what, (_, videos) in judged.items()}
   by_name = {
     name: str(note.get("caption", ""))
-    for clips in sets.values()
-    for name, note in zip(clips.names, notes, strict=False)
+    for what, clips in sets.items()
+    for name, note in zip(clips.names, _each(notes, judged[what][1]), strict=False)
   }
   measures = _make_measures(config.evaluate, by_name)
   values: dict[str, float] = {}
@@ -140,8 +141,14 @@ def _write_cards(
     }
     if what == "sample-given":
       known["given_frames"] = f"{given_frames}, put back as given, measured too"
-    are_pairs, cache = stage.given_frames > 0, run.folder / workdir_lib.FEATURES
-    kwargs: dict[str, Any] = dict(are_pairs=are_pairs, cache=cache, protocol=known)
+    kwargs: dict[str, Any] = dict(
+      are_pairs=stage.given_frames > 0,
+      samples_per_clip=videos.shape[1],
+      # An autoencoder is given all frames, and makes all.
+      given_frames=0 if what == "reconstruction" else given_frames,
+      cache=run.folder / workdir_lib.FEATURES,
+      protocol=known,
+    )
     cards = score.score(
       measures, real_set, sets[what], others=others, seen=seen, **kwargs
     )
@@ -149,7 +156,10 @@ def _write_cards(
     for group in config.evaluate.get("group_by", ()) if what == "sample" else ():
       folders = _folders(notes, group)
       pair = (
-        clip_set.of_array(x, y, folders) for x, y in (("real", real), (what, videos))
+        clip_set.of_array("real", real, folders),
+        clip_set.of_array(
+          what, videos.reshape(-1, *real.shape[1:]), _each(folders, videos)
+        ),
       )
       found = score.score_groups(of_sets, *pair, level=1, num_draws=0, **kwargs)
       for of_groups in zip(*found.values(), strict=True):
@@ -158,10 +168,26 @@ def _write_cards(
         )
     for card in cards:
       key = f"{what}_{card['name'].partition('@')[0].lower().replace(' ', '_')}"
-      writing.write_json(run.folder / workdir_lib.CARDS / f"{key}.json", card)
+      # First: a file that cannot be written costs no figure.
       logging.info("%s: %s", what, card_lib.headline(card))
+      writing.write_json(run.folder / workdir_lib.CARDS / f"{key}.json", card)
       values[key] = card["value"]
   return values
+
+
+def _others(run: Run, count: int) -> clip_set.ClipSet:
+  """Returns clips of all training videos, and further windows if there are few."""
+  shown = run.stages[-1]
+  source = sources.make_source(run.data(shown), "train")
+  num_frames, stride, *_ = run.clip(shown)
+  count = max(count, len(source))
+  windows = pipeline.eval_windows(source, count, num_frames, stride)
+  return clip_set.of_windows("train", source.read, windows, num_frames, stride)
+
+
+def _each(values: Sequence[Any], videos: np.ndarray) -> list[Any]:
+  """Returns the value of each clip for each of its videos, `n s f h w 3`."""
+  return [value for value in values for _ in range(videos.shape[1])]
 
 
 def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:

@@ -30,7 +30,8 @@ from lamd_jax.systems.pipeline import (
 from lamd_jax.training import processes
 from lamd_jax.types import UserError
 
-MAX_FILES = 4  # Clips that are also written as mp4, gif and png.
+MAX_FILES = 4  # Clips that are also written as mp4, gif and png,
+MAX_SAMPLES = 8  # and samples of each.
 GAP = 2  # Pixels between the clips of a grid.
 # Where the videos of a task go; those of all others to `edited`.
 FOLDERS = {"animate": "animated", "generate": "generated", "transfer": "transferred"}
@@ -106,10 +107,11 @@ def sample_clips(run: Run) -> None:
   with writing.explain_full_disk(run.folder):
     for i in range(min(len(real), MAX_FILES)):
       workdir_lib.write_video(folder / f"real_{i}", real[i], fps)
-      rows = [real[i], *(x[i] for x in reconstructed.values()), *sampled[i]]
+      few = sampled[i, :MAX_SAMPLES]
+      rows = [real[i], *(x[i] for x in reconstructed.values()), *few]
       for videos in reconstructed.values():
         workdir_lib.write_video(folder / f"reconstructed_{i}", videos[i], fps)
-      for j, video in enumerate(sampled[i]):
+      for j, video in enumerate(few):
         workdir_lib.write_video(folder / f"sample_{i}_{j}", video, fps)
       media.contact_sheet(rows, folder / f"clip_{i}.png")
     part = folder / ".clips.part.npz"

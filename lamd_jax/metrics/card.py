@@ -5,7 +5,7 @@ details left unsaid: the number of clips, their length, how frames were resized,
 real videos. A card is a dict for JSON that states them; `compare` lists how two differ.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import math
 from typing import Any
 
@@ -13,12 +13,16 @@ import numpy as np
 
 from lamd_jax.metrics import frechet
 from lamd_jax.metrics.measures import Measure, Rows
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, printable
 from lamd_jax.version import __version__
 
 Card = dict[str, Any]
 
 _ABOUT_THE_SETS = ("real", "generated")  # May differ between comparable cards.
+ABOUT_THE_MEASURE = (
+  *("measure", "detector", "detector_sha256", "resize_rule"),
+  *("covariance", "frames", "splits"),
+)
 # Parts of a protocol that cannot be read off the clips.
 FIELDS: Mapping[str, str] = {
   "split": "the split that the real clips are from",
@@ -40,6 +44,7 @@ def make_card(
   protocol: Mapping[str, Any],
   companions: Mapping[str, Rows] | None = None,
   num_draws: int = 100,
+  num_joint: int | None = None,
   seed: int = 0,
 ) -> Card:
   """Computes a score and records its protocol.
@@ -50,12 +55,14 @@ def make_card(
     protocol: The rest of the protocol: frames, stride, size, and `FIELDS`.
     companions: Further sets by name, each scored in place of the judged one and of the
       same size, such as other real clips (the floor) and stills (the ceiling).
-    num_draws: Bootstrap draws for the interval; 0 leaves it out.
+    num_draws: Draws for the interval; 0 leaves it out, as do sets that are too small.
+    num_joint: Number of real clips that all sets show, which are then drawn together;
+      see `frechet.subsampling_interval`.
     seed: Seed of the draws.
 
   Returns:
-    `name` (including the number of judged clips, as in "FVD@256"), `value`,
-    `interval_95`, `companions` and `protocol`.
+    `name` (including the number of judged clips, as in "FVD@256" or "IS@300 in 1
+    split"), `value`, `interval_95`, `companions` and `protocol`.
 
   Raises:
     UserError: There are too few clips, or the score is not finite.
@@ -65,13 +72,15 @@ def make_card(
   value = _finite(measure, measure.number(*sets))
   detector = measure.detector
   card: Card = {
-    "name": f"{measure.name}@{len(judged)}",
+    "name": f"{measure.name}@{len(judged)} {measure.remark}".strip(),
     "value": value,
     "companions": {
       name: _finite(measure, measure.number(*others, rows))
       for name, rows in (companions or {}).items()
     },
-    "protocol": dict(protocol)
+    "protocol": {
+      key: printable(x) if isinstance(x, str) else x for key, x in protocol.items()
+    }
     | {
       "detector": detector.name,
       "resize_rule": detector.resize_rule,
@@ -84,9 +93,9 @@ def make_card(
     card["protocol"]["detector_sha256"] = detector.sha256
   if others:
     card["protocol"]["num_real"] = len(others[0])
-  if num_draws:
-    interval = frechet.bootstrap_interval(
-      measure.number, *sets, num_draws=num_draws, seed=seed
+  if num_draws and (num_joint or min(map(len, sets))) >= frechet.MIN_INTERVAL:
+    interval = frechet.subsampling_interval(
+      measure.number, *sets, num_draws=num_draws, seed=seed, num_joint=num_joint
     )
     card["interval_95"] = list(interval)
   return card
@@ -104,7 +113,7 @@ def mean_card(cards: Mapping[str, Card], group: str) -> Card:
     `value` and `std` over groups; `groups`, the value of each; and the protocol of the
     first.
   """
-  values = {name: card["value"] for name, card in cards.items()}
+  values = {printable(name): card["value"] for name, card in cards.items()}
   first = next(iter(cards.values()))
   least = min(card["protocol"]["num_generated"] for card in cards.values())
   return {
@@ -126,14 +135,19 @@ def check_count(measure: Measure, num_clips: int) -> None:
   if num_clips < measure.min_clips:
     instead = measure.instead
     hint = (
-      f", better 2048; {instead.name} can be computed from {instead.min_clips} on"
+      f"; {title(instead)} can be computed from {instead.min_clips} on"
       if instead
       else ""
     )
     raise UserError(
-      f"{num_clips} clips are too few for {measure.name}, which needs at least"
+      f"{num_clips} clips are too few for {title(measure)}, which needs at least"
       f" {measure.min_clips}{hint}"
     )
+
+
+def title(measure: Measure) -> str:
+  """Returns the name of a measure with its remark, as in "IS in 1 split"."""
+  return f"{measure.name} {measure.remark}".strip()
 
 
 def _finite(measure, value):
@@ -159,32 +173,63 @@ def headline(card: Card) -> str:
 
 
 def compare(a: Card, b: Card) -> list[str]:
-  """Returns the differences between the protocols of two cards, one per line.
-
-  A last line names the `FIELDS` that neither card states, since these may differ too.
-
-  Raises:
-    UserError: One of them is not a card.
-  """
+  """Returns the differences between the protocols of two cards, one per line."""
   first, second = _said(a), _said(b)
-  different = [
+  return [
     f"{key}: {first.get(key, 'not said')} | {second.get(key, 'not said')}"
     for key in sorted(first | second)
     if key not in _ABOUT_THE_SETS and first.get(key) != second.get(key)
   ]
-  unsaid = [key for key in FIELDS if key not in first and key not in second]
-  return different + ([f"neither says: {', '.join(unsaid)}"] if unsaid else [])
+
+
+def unsaid(cards: Iterable[Card]) -> list[str]:
+  """Returns the `FIELDS` that none of the cards states: they may differ too."""
+  said = {key for card in cards for key in _said(card)}
+  return [key for key in FIELDS if key not in said]
 
 
 def measured(card: Card) -> str:
-  """Returns the measure of a card: its name without the count.
+  """Returns the measure of a card: its name without the count."""
+  return card["name"].partition("@")[0]
+
+
+def check(content: Any) -> Card:
+  """Returns what was read from JSON if it is a card.
 
   Raises:
-    UserError: The value is not a card.
+    UserError: It is none.
   """
-  if not isinstance(card, dict) or not {"name", "value", "protocol"} <= card.keys():
+  is_right = isinstance(content, dict) and all(
+    is_value(content[key]) if key in content else key not in _NEEDED
+    for key, is_value in _CONTENTS.items()
+  )
+  if not is_right:
     raise UserError("this is not a card; expected a file written by --output")
-  return card["name"].partition("@")[0]
+  return {"companions": {}} | content
+
+
+def _is_number(x: Any) -> bool:
+  # Whole numbers of JSON may have more digits than floats can hold.
+  return type(x) in (int, float) and abs(x) < 2**63
+
+
+def _is_protocol(x: Any) -> bool:
+  known = str | int | float | None
+  return isinstance(x, dict) and all(isinstance(value, known) for value in x.values())
+
+
+_NEEDED = ("name", "value", "protocol")
+_CONTENTS: Mapping[str, Callable[[Any], bool]] = {
+  "name": lambda x: isinstance(x, str),
+  "value": _is_number,
+  "std": _is_number,
+  "part": lambda x: isinstance(x, str),
+  "protocol": _is_protocol,
+  "companions": lambda x: isinstance(x, dict) and all(map(_is_number, x.values())),
+  "interval_95": lambda x: (
+    isinstance(x, list) and len(x) == 2 and all(map(_is_number, x))
+  ),
+}
 
 
 def _said(card: Card) -> dict[str, Any]:

@@ -4,7 +4,7 @@ Two sets of features are comparable only if they share a `Detector`: the network
 weights, and the way frames are resized.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 import functools
 import hashlib
 import itertools
@@ -12,6 +12,7 @@ import json
 import pathlib
 from typing import NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, UInt8
@@ -21,7 +22,7 @@ from lamd_jax.files.rows import Rows
 from lamd_jax.interop import weights
 from lamd_jax.metrics import resize
 from lamd_jax.models import i3d
-from lamd_jax.types import Params, UserError
+from lamd_jax.types import Params, UserError, printable
 
 Clip = UInt8[np.ndarray, "f h w 3"]
 
@@ -118,7 +119,7 @@ def features(
     clips: uint8 arrays `f h w 3`, of one shape.
     batch_size: Clips per batch.
     cache: Folder that keeps features by detector and content of the clip, so that real
-      videos are computed once.
+      videos are computed once. If it cannot be used, that is said, and nothing is kept.
 
   Returns:
     Features in the order of the clips.
@@ -126,13 +127,13 @@ def features(
   Raises:
     UserError: A clip is too short, or has another shape than the first.
   """
-  kept = Rows(None, {})
+  kept = _Kept(None, {})
   rows: list[np.ndarray] = []
   first = None
   for batch in _batched(clips, batch_size):
     if first is None:
       first = batch[0].shape
-      kept = _open_cache(detector, first, cache)
+      kept = _Kept(cache, {"detector": detector.identity, "clips": _size(first)})
     for i, clip in enumerate(batch):
       if clip.shape != first:
         raise UserError(
@@ -145,25 +146,57 @@ def features(
           f" {detector.min_frames}"
         )
     digests = [_digest(clip) for clip in batch]
-    known = [row["features"] for x in digests if (row := kept.get(x)) is not None]
+    known = [row for x in digests if (row := kept.get(x)) is not None]
     if len(known) < len(batch):
       # The last batch is padded: a new shape would compile again.
       filled = np.stack([*batch, *(batch[-1:] * (batch_size - len(batch)))])
       known = np.asarray(detector.apply(filled))[: len(batch)]
-      kept.add(digests, {"features": known})
+      kept.add(digests, known)
     rows += list(known)
   if not rows:
     raise UserError("there is no clip to compute features of")
   return np.stack(rows)
 
 
-def _open_cache(
-  detector: Detector, shape: tuple[int, ...], folder: pathlib.Path | None
-) -> Rows:
-  """Opens the features of a detector for clips of one shape."""
-  made_from = {"detector": detector.identity, "clips": _size(shape)}
-  name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
-  return Rows(folder and folder / f"features_{name[:16]}", made_from)
+class _Kept:
+  """Features that were computed earlier, as far as their folder can be used.
+
+  It only saves time, so no failure of it may cost a result.
+  """
+
+  def __init__(self, folder: pathlib.Path | None, made_from: Mapping[str, str]):
+    name = hashlib.sha256(json.dumps(made_from).encode()).hexdigest()
+    self._rows = Rows(None, {})
+    self._can_read = self._can_write = True
+    if folder is not None:
+      try:
+        self._rows = Rows(folder / f"features_{name[:16]}", made_from)
+      except Exception as e:  # Damage shows as any error at all.
+        self._can_read = self._can_write = False
+        _say_not_kept(e)
+
+  def get(self, digest: bytes) -> np.ndarray | None:
+    """Returns the features of a clip; None if there are none."""
+    try:
+      row = self._rows.get(digest) if self._can_read else None
+      return None if row is None else row["features"]
+    except Exception as e:
+      self._can_read = self._can_write = False
+      _say_not_kept(e)
+      return None
+
+  def add(self, digests: Sequence[bytes], features: np.ndarray) -> None:
+    """Keeps features of clips."""
+    try:
+      if self._can_write:
+        self._rows.add(digests, {"features": features})
+    except Exception as e:
+      self._can_write = False
+      _say_not_kept(e)
+
+
+def _say_not_kept(error: Exception) -> None:
+  logging.warning("features of real clips are not kept: %s", printable(str(error)))
 
 
 def _batched(clips, size):

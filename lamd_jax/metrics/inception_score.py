@@ -9,7 +9,7 @@ from lamd_jax.types import UserError
 
 
 def inception_score(
-  logits: Float[np.ndarray, "n k"], *, num_splits: int = 10
+  logits: Float[np.ndarray, "n k"], *, num_splits: int = 10, seed: int = 0
 ) -> tuple[float, float]:
   """Returns the Inception Score of samples and its standard deviation over splits.
 
@@ -20,9 +20,11 @@ def inception_score(
   number of samples: with few, p(y) is rough and the score too low.
 
   Args:
-    logits: Logits of the samples, in an order independent of class, since a split is a
-      run of neighbours. float32 is enough; sums are float64.
-    num_splits: Number of splits, scored separately.
+    logits: Logits of the samples, in any order. float32 is enough; sums are float64.
+    num_splits: Number of splits, scored separately. With several, each needs many more
+      samples than there are classes.
+    seed: Seed of the order in which samples are dealt to splits: as they come, they are
+      often sorted by class, and a split of one class scores 1.
 
   Returns:
     Mean and standard deviation over the splits (divided by their number, as in the
@@ -42,7 +44,8 @@ def inception_score(
       f"the logits of {len(bad)} of {len(logits)} samples are not finite, the first"
       f" are of number {bad[0]}: its pixels or the weights are NaN or infinite"
     )
-  log_p = _log_softmax(np.asarray(logits, np.float64))
+  order = np.random.default_rng(seed).permutation(len(logits))
+  log_p = _log_softmax(np.asarray(logits, np.float64)[order])
   bounds = np.arange(num_splits + 1) * len(log_p) // num_splits
   scores = [_score(log_p[a:b]) for a, b in itertools.pairwise(bounds)]
   return float(np.mean(scores)), float(np.std(scores))

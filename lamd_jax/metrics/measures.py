@@ -34,6 +34,11 @@ Frames = Literal["all", "average", "first"]
 
 # With fewer clips, a covariance of hundreds of features is noise.
 MIN_FRECHET = 64
+# Inception Scores are of 10 splits where each has enough clips for its own p(y), as
+# papers give them, else of all clips at once; with fewer, it is low whatever they show.
+_SPLITS = 10
+_MIN_SPLIT = 1000
+_MIN_SCORE = 256
 # Names in the folder of weights, as the lines that convert them write them.
 FILES: Mapping[str, str] = {
   "inception": "inception.safetensors",
@@ -64,6 +69,9 @@ class Measure(NamedTuple):
     min_clips: Smallest number of clips; fewer are refused.
     instead: Measure for fewer clips.
     facts: Further entries of the card.
+    remark: Words that follow the number of clips where the score is printed.
+    is_of_frames: Whether frames are scored one by one. Frames that the model was given
+      are then left out: they would be scored as if it had made them.
   """
 
   name: str
@@ -74,6 +82,8 @@ class Measure(NamedTuple):
   min_clips: int = 2
   instead: "Measure | None" = None
   facts: Mapping[str, Any] = {}
+  remark: str = ""
+  is_of_frames: bool = False
 
 
 class Options(NamedTuple):
@@ -116,6 +126,13 @@ def make_measures(names: Sequence[str], options: Options) -> list[Measure]:
   return made
 
 
+def _folder(options: Options) -> pathlib.Path:
+  try:
+    return options.folder.expanduser()
+  except RuntimeError as e:
+    raise UserError(f"{options.folder}: there is no such user") from e
+
+
 def _fvd(options: Options) -> list[Measure]:
   (kvd,) = _kvd(options)
   return [_frechet("FVD", kvd)]
@@ -146,27 +163,34 @@ def _kid(options: Options) -> list[Measure]:
   detector = _inception(options)
   name = f"KID{_suffix(options)}"
   facts = {"frames": options.frames}
-  return [Measure(name, "sets", detector, distance, view, facts=facts)]
-
-
-def _is(options: Options) -> list[Measure]:
-  splits = 10
-  score = lambda rows: inception_score.inception_score(_rows(rows), num_splits=splits)
   return [
-    Measure(
-      f"IS{_suffix(options)}",
-      "alone",
-      _inception(options),
-      number=lambda rows: score(rows)[0],
-      view=lambda rows, names: _frames(rows[..., _INCEPTION_FEATURES:], options.frames),
-      min_clips=splits,
-      facts={"frames": options.frames, "splits": splits},
-    )
+    Measure(name, "sets", detector, distance, view, facts=facts, is_of_frames=True)
   ]
 
 
+def _is(options: Options) -> list[Measure]:
+  detector = _inception(options)
+
+  def make(splits: int, min_clips: int, instead: Measure | None) -> Measure:
+    score = lambda rows: inception_score.inception_score(_rows(rows), num_splits=splits)
+    return Measure(
+      f"IS{_suffix(options)}",
+      "alone",
+      detector,
+      number=lambda rows: score(rows)[0],
+      view=lambda rows, names: _frames(rows[..., _INCEPTION_FEATURES:], options.frames),
+      min_clips=min_clips,
+      instead=instead,
+      facts={"frames": options.frames, "splits": splits},
+      remark=f"in {splits} split{'s'[: splits - 1]}",
+      is_of_frames=True,
+    )
+
+  return [make(_SPLITS, _SPLITS * _MIN_SPLIT, make(1, _MIN_SCORE, None))]
+
+
 def _inception(options: Options) -> Detector:
-  path = options.folder.expanduser() / FILES["inception"]
+  path = _folder(options) / FILES["inception"]
   params = frame_features.load_inception(path)
 
   def apply(clips):
@@ -206,7 +230,8 @@ def _of_pairs(name: str, per_frame: Callable[..., np.ndarray], **kwargs) -> Meas
     return per_frame(real, generated).mean(axis=1)
 
   detector = Detector(name, kwargs.pop("sha256", ""), "none", 2, apply)
-  return Measure(name, "pairs", detector, lambda rows: float(rows.mean()), **kwargs)
+  mean = lambda rows: float(rows.mean())
+  return Measure(name, "pairs", detector, mean, is_of_frames=True, **kwargs)
 
 
 def _psnr(options: Options) -> list[Measure]:
@@ -220,7 +245,7 @@ def _ssim(options: Options) -> list[Measure]:
 
 
 def _lpips(network: str, options: Options) -> list[Measure]:
-  files = [options.folder.expanduser() / FILES[f"{network}{x}"] for x in ("", "_heads")]
+  files = [_folder(options) / FILES[f"{network}{x}"] for x in ("", "_heads")]
   # With only one of the two files, `load` says that the other is missing.
   are_given = any(file.exists() for file in files)
   distance = lpips.load(network, *(files if are_given else ()))
@@ -232,7 +257,7 @@ def _lpips(network: str, options: Options) -> list[Measure]:
 
 
 def _clipsim(options: Options) -> list[Measure]:
-  folder = options.folder.expanduser()
+  folder = _folder(options)
   path = folder / FILES["clip"]
   network, params = frame_features.load_clip(path)
   tokenize = clip_tokenizer.clip_tokenizer(folder / FILES["merges"])
@@ -255,7 +280,9 @@ def _clipsim(options: Options) -> list[Measure]:
 
   detector = Detector("CLIP ViT-B/32", weights.sha256(path), "Pillow bicubic", 1, apply)
   mean = lambda rows: float(rows.mean())
-  return [Measure("CLIPSIM", "alone", detector, mean, view, min_clips=1)]
+  return [
+    Measure("CLIPSIM", "alone", detector, mean, view, min_clips=1, is_of_frames=True)
+  ]
 
 
 def _motion(options: Options) -> list[Measure]:

@@ -54,7 +54,7 @@ def main() -> None:
       made,
       real,
       clip_set.of_array(f"{sampler}_{steps}", videos),
-      others=real.part(0, 0),
+      others=real.subset(0, 0),
       are_pairs=True,
       cache=args.workdir / workdir.FEATURES,
       num_draws=0,

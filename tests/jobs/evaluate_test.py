@@ -9,6 +9,7 @@ from absl.testing import absltest
 import numpy as np
 import tiny_config
 
+from lamd_jax.data import sources
 from lamd_jax.experiment.run import make_run
 from lamd_jax.jobs import evaluate
 from lamd_jax.metrics import features, frechet, measures
@@ -76,6 +77,53 @@ class GroupsTest(absltest.TestCase):
     card = json.loads((self.folder / "cards/sample-given_kvd.json").read_text())
     self.assertIn("put back as given", card["protocol"]["given_frames"])
     self.assertNotEqual(values["sample_kvd"], values["sample-given_kvd"])
+
+  def test_all_samples_of_each_clip_are_judged_and_grouped_with_it(self):
+    self.config.evaluate.group_by = ("label",)
+    # Three samples, of which the first is far from the others.
+    self.sampled = np.concatenate(
+      [self.sampled, colours(2, 0)[:, None], colours(3, 0)[:, None]], axis=1
+    )
+    values = self.write()
+    mean = lambda videos: videos.reshape(-1, 3, 8, 8, 3).mean((1, 2, 3))
+    expected = frechet.kernel_distance(mean(self.real), mean(self.sampled))
+    np.testing.assert_allclose(values["sample_kvd"], expected, rtol=1e-6)
+    card = json.loads((self.folder / "cards/sample_kvd.json").read_text())
+    self.assertEqual(card["name"], "KVD@24")
+    self.assertEqual(card["protocol"]["num_real"], 8)
+    card = json.loads((self.folder / "cards/sample_kvd_by_label.json").read_text())
+    expected = [
+      frechet.kernel_distance(mean(self.real[i::2]), mean(self.sampled[i::2]))
+      for i in range(2)
+    ]
+    np.testing.assert_allclose(
+      [card["groups"][name] for name in "01"], expected, rtol=1e-6
+    )
+
+  def test_given_frames_count_in_no_measure_of_frames(self):
+    self.config.evaluate.substitute_given = True
+    kid = MEASURE._replace(name="KID", is_of_frames=True)
+    self.sampled[:, :, 0] = 0  # A model that spoils what it was given.
+    with mock.patch.object(evaluate, "_make_measures", return_value=[MEASURE, kid]):
+      values = self.write()
+    mean = lambda videos: videos.mean((1, 2, 3))
+    real, sampled = mean(self.real[:, 1:]), mean(self.sampled[:, 0, 1:])
+    expected = frechet.kernel_distance(real, sampled)
+    np.testing.assert_allclose(values["sample_kid"], expected, rtol=1e-6)
+    np.testing.assert_allclose(values["sample-given_kid"], expected, rtol=1e-6)
+    self.assertNotAlmostEqual(values["sample_kvd"] / expected, 1, places=3)
+    card = json.loads((self.folder / "cards/sample_kid.json").read_text())
+    self.assertEqual(card["protocol"]["num_frames"], 2)
+    self.assertIn("left out", card["protocol"]["given_frames"])
+
+  def test_other_real_clips_are_of_all_training_videos(self):
+    run = make_run(self.config, self.folder)
+    others = evaluate._others(run, 4)
+    source = sources.make_source(run.data(run.stages[-1]), "train")
+    self.assertGreaterEqual(len(others), len(source))
+    first = next(iter(others))
+    num_frames, stride, _ = run.clip(run.stages[-1])
+    np.testing.assert_array_equal(first, source.read(0, 0, num_frames, stride))
 
   def test_a_group_that_clips_do_not_have_is_named(self):
     self.config.evaluate.group_by = ("gesture",)

@@ -82,6 +82,21 @@ class CardTest(absltest.TestCase):
       make(num=63)
     self.assertEqual(make(KVD, num=5)["name"], "KVD@5")
 
+  def test_sets_of_which_half_has_no_distance_have_no_interval(self):
+    self.assertNotIn("interval_95", make(KVD, num=3, num_draws=5))
+    self.assertIn("interval_95", make(KVD, num=4, num_draws=5))
+
+  def test_names_of_any_bytes_are_printable_in_it(self):
+    got = make(protocol={"real": "a\nb\x1b[31m\udcff", "num_frames": 16})
+    self.assertEqual(got["protocol"]["real"], r"a\nb\x1b[31m\xff")
+    got = card.mean_card({"a\nb": make()}, "label")
+    self.assertEqual([*got["groups"]], [r"a\nb"])
+
+  def test_the_remark_follows_the_count_and_is_no_part_of_the_measure(self):
+    got = make(FVD._replace(remark="in 1 split"))
+    self.assertEqual(got["name"], "FVD@70 in 1 split")
+    self.assertEqual(card.measured(got), "FVD")
+
   def test_of_one_set_there_is_no_count_of_real_clips(self):
     spread = measures.Measure("SPREAD", "alone", DETECTOR, lambda rows: rows.std())
     got = card.make_card(spread, [draw(9, 0)], protocol={}, num_draws=5)
@@ -96,14 +111,14 @@ class CardTest(absltest.TestCase):
 
   def test_compare_says_what_differs_and_nothing_else(self):
     a = make()
-    unsaid = f"neither says: {', '.join(card.FIELDS)}"
     b = make(protocol={"num_frames": 16, "real": "b"})
-    self.assertEqual(card.compare(a, b), [unsaid])
+    self.assertEqual(card.compare(a, b), [])
+    self.assertEqual(card.unsaid([a, b]), [*card.FIELDS])
     b = make(num=90, detector=DETECTOR._replace(resize_rule="tf1"))
     different = [
       "num_generated: 70 | 90", "num_real: 70 | 90", "resize_rule: half_pixel | tf1"
     ]  # fmt: skip
-    self.assertEqual(card.compare(a, b), [*different, unsaid])
+    self.assertEqual(card.compare(a, b), different)
     self.assertIn("measure: FVD | KVD", card.compare(a, make(KVD)))
     everything = dict.fromkeys(card.FIELDS, "x") | {"num_frames": 16, "real": "a"}
     first, second = (
@@ -111,11 +126,32 @@ class CardTest(absltest.TestCase):
       make(protocol=everything | {"split": "y"}),
     )
     self.assertEqual(card.compare(first, second), ["split: x | y"])
+    self.assertEqual(card.unsaid([a, second]), [])
     self.assertIn("split: not said | x", card.compare(a, first))
 
   def test_what_is_no_card_is_refused(self):
-    with self.assertRaisesRegex(UserError, "not a card"):
-      card.compare(make(), {"value": 3})
+    good = json.loads(json.dumps(make(num_draws=5, companions={"x": draw(70, 3)})))
+    self.assertEqual(card.check(good), good)
+    for change in (
+      {"name": 3},
+      {"value": "3"},
+      {"value": True},
+      {"value": float("inf")},
+      {"value": 10**400},
+      {"std": None},
+      {"part": 1},
+      {"protocol": []},
+      {"protocol": {"split": [[]]}},
+      {"companions": {"x": "y"}},
+      {"companions": 1},
+      {"interval_95": [1]},
+      {"interval_95": [1, None]},
+    ):
+      with self.subTest(str(change)), self.assertRaisesRegex(UserError, "not a card"):
+        card.check(good | change)
+    for content in ([], None, 3, {"value": 3}, {"name": "x", "value": 3}):
+      with self.subTest(str(content)), self.assertRaisesRegex(UserError, "not a card"):
+        card.check(content)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,12 @@
 """Sets of clips to be measured: every form, and nothing left out in silence."""
 
+import io
+import math
+import os
+import pathlib
+from unittest import mock
+import zipfile
+
 from absl.testing import absltest
 import numpy as np
 from PIL import Image
@@ -61,11 +68,44 @@ class ClipSetTest(FolderTestCase):
       got = np.stack(list(clip_set.open_clips(self.folder / "a.npy")))
       np.testing.assert_array_equal(got, video)
 
-  def test_a_part_of_the_clips(self):
-    self.write_all()
-    clips = clip_set.open_clips(self.folder).part(1, 3)
-    self.assertEqual([entry.name for entry in clips.entries], ["d", "deep/c.gif"])
-    self.assertLen(list(clips), 2)
+  def test_a_subset_is_of_all_clips_and_of_none_twice(self):
+    videos = np.arange(100, dtype=np.uint8).reshape(100, 1, 1, 1, 1).repeat(3, -1)
+    clips = clip_set.of_array("mine", videos)
+    numbers = lambda x: [int(clip[0, 0, 0, 0]) for clip in x]
+    first, second = numbers(clips.subset(0, 30)), numbers(clips.subset(30, 90))
+    self.assertLen({*first, *second}, 90)
+    for found in (first, second):
+      self.assertEqual(found, sorted(found))
+      self.assertBetween(np.mean(found), 35, 65)  # The first 30 have a mean of 15.
+    self.assertEqual(numbers(clips.subset(0, 100)), [*range(100)])
+    other = clip_set.of_array("other", videos)
+    self.assertEqual(numbers(other.subset(0, 30)), first)
+    grouped = np.reshape(numbers(clips.subset(0, 4, num_together=5)), (4, 5))
+    np.testing.assert_array_equal(np.diff(grouped), 1)
+    np.testing.assert_array_equal(grouped[:, 0] % 5, 0)
+
+  def test_clip_2_comes_before_clip_10_in_folders_too(self):
+    names = ["run_2/clip_9", "run_2/clip_10", "run_10/clip_1", "run_10/clip_02"]
+    for name in names:
+      write_frames(self.folder / name, 2)
+    clips = clip_set.open_clips(self.folder)
+    self.assertEqual(clips.names, names)
+    self.assertEqual([*clips.groups(1)], ["run_2", "run_10"])
+
+  def test_windows_of_a_data_set_are_read_where_they_are_used(self):
+    calls = []
+
+    def read(*window):
+      calls.append(window)
+      return np.full((2, 8, 8, 3), len(calls), np.uint8)
+
+    clips = clip_set.of_windows("train", read, [(3, 0), (4, 6), (5, 0)], 2, 4)
+    self.assertEqual(clips.names, ["train[0]", "train[1]", "train[2]"])
+    self.assertEmpty(calls)
+    (clip,) = clips.subset(0, 1)
+    self.assertEqual(clip.shape, (2, 8, 8, 3))
+    self.assertLen(calls, 1)
+    self.assertIn(calls[0], [(3, 0, 2, 4), (4, 6, 2, 4), (5, 0, 2, 4)])
 
   def test_windows_follow_each_other_as_far_as_the_shortest_video(self):
     write_video(self.folder / "a.mp4", 12)
@@ -106,6 +146,124 @@ class ClipSetTest(FolderTestCase):
     clips = clip_set.of_array("mine", video)
     np.testing.assert_array_equal(np.stack(list(clips)), video)
     self.assertEqual(clips.names, ["mine[0]", "mine[1]"])
+
+  def test_floats_a_rounding_error_outside_the_range_are_clipped(self):
+    path = self.folder / "a.npy"
+    video = np.linspace(0, 1, 2 * 4 * 5 * 3).reshape(2, 4, 5, 3)
+    expected = np.rint(video * 255).astype(np.uint8)
+    for dtype in (np.float16, np.float32, np.float64):
+      np.save(path, ((video - 0.5) * 1.0019 + 0.5).astype(dtype))
+      (got,) = clip_set.open_clips(path)
+      np.testing.assert_allclose(got.astype(int), expected, atol=1)
+      self.assertEqual((got.min(), got.max()), (0, 255))
+    np.save(path, video * 1.0011)
+    with self.assertRaisesRegex(UserError, r"from 0 to 1\.0011; .*0\.001 outside"):
+      list(clip_set.open_clips(path))
+    np.save(path, video - 0.00100001)
+    with self.assertRaisesRegex(UserError, r"from -0\.00100001 to 0\.99899999;"):
+      list(clip_set.open_clips(path))
+
+  def test_an_array_that_unpacks_to_gigabytes_is_refused_before_it_is_read(self):
+    path = self.folder / "a.npz"
+    header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+    shape = "{'descr': '|u1', 'fortran_order': False, 'shape': (2, 5592405, 16, 16, 3)}"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as file:
+      file.writestr("x.npy", header + shape.encode().ljust(117) + b"\n")
+    with zipfile.ZipFile(path) as file:  # As if the pixels followed.
+      file.infolist()[0].file_size = 3 * 2**30
+      info = mock.Mock(return_value=file.infolist()[0])
+      with (
+        mock.patch.object(zipfile.ZipFile, "getinfo", info),
+        self.assertRaisesRegex(UserError, r"x in .* 3\.0 GiB.*as a \.npy file"),
+      ):
+        clip_set.open_clips(path)
+
+  def test_sizes_that_no_memory_holds_are_refused_before_anything_is_read(self):
+    path = self.folder / "a.npy"
+    header = np.lib.format.magic(1, 0) + (118).to_bytes(2, "little")
+
+    def write(*shape):
+      values = {"descr": "|u1", "fortran_order": False, "shape": shape}
+      with path.open("wb") as file:  # Its end is a hole.
+        file.write(header + repr(values).encode().ljust(117) + b"\n")
+        file.truncate(128 + math.prod(shape))
+
+    write(2, 1, 40000, 40000, 3)
+    with self.assertRaisesRegex(UserError, "40000x40000 pixels, 1 fr.* 4.47 GiB"):
+      list(clip_set.open_clips(path))
+    write(16, 8000, 8000, 3)
+    with self.assertRaisesRegex(UserError, "would take 2.86 GiB; expected 2 at most"):
+      list(clip_set.open_clips(path))
+    self.assertEqual(next(iter(clip_set.open_clips(path, num_frames=1))).max(), 0)
+    write(2_000_000, 1, 8, 8, 3)
+    with self.assertRaisesRegex(UserError, "holds 2000000 videos; expected 1000000"):
+      clip_set.open_clips(path)
+    write(4, 8, 8, 3)
+    with self.assertRaisesRegex(UserError, "4 frames; 100000000000 from frame 0"):
+      clip_set.open_clips(path, num_frames=10**11)
+    with self.assertRaisesRegex(UserError, "4096 frames, .* 192 GiB; expected 2"):
+      clip_set.open_clips(path, num_frames=4096, resolution=4096)
+
+  def test_damage_of_any_kind_is_one_line_that_names_the_file(self):
+    good = io.BytesIO()
+    np.save(good, numbered_frames(3))
+    single = good.getvalue()
+    good = io.BytesIO()
+    np.savez_compressed(good, x=numbered_frames(3))
+    several = good.getvalue()
+    sizes = b"(3, 48, 64, 3)"
+    assert sizes in single
+    replaced = lambda new: single.replace(sizes, new.ljust(len(sizes)))
+    for name, data in (
+      ("a.npy", b""),
+      ("a.npy", single[:50]),
+      ("a.npy", single[:-1]),
+      ("a.npy", replaced(b"(3, 48")),
+      ("a.npy", replaced(b"(-3,48,64,3)")),
+      ("a.npy", replaced(b"(9**9**9, 3)")),
+      ("a.npy", replaced(b"(0, 9, 9, 3)")),
+      ("a.npy", replaced(b"(3, 0, 9, 3)")),
+      ("a.npy", single.replace(b"|u1", b"|O8")),
+      ("a.npy", single.replace(b"|u1", b"|V3")),
+      ("a.npz", several[:100]),
+      ("a.npz", several[:-30]),
+      ("a.npz", several[:60] + b"\xff" * 20 + several[80:]),
+      ("a.npz", b"PK\x05\x06" + bytes(18)),
+    ):
+      with self.subTest(f"{name} {data[-30:]}"):
+        (self.folder / name).write_bytes(data)
+        with self.assertRaises(UserError) as caught:
+          list(clip_set.open_clips(self.folder / name))
+        self.assertIn(name, str(caught.exception))
+        self.assertLen(str(caught.exception).splitlines(), 1)
+
+  def test_what_is_no_regular_file_is_not_opened(self):
+    os.mkfifo(self.folder / "pipe.npy")
+    (self.folder / "folder.npz").mkdir()
+    with self.assertRaisesRegex(UserError, "pipe.npy is no regular file"):
+      clip_set.open_clips(self.folder / "pipe.npy")
+    with self.assertRaisesRegex(UserError, "folder.npz is no regular file"):
+      clip_set.open_clips(f"{self.folder}/folder.npz:x")
+    for path in ("x" * 300, "x/" * 3000, "~nobody_of_that_name/x"):
+      with self.assertRaisesRegex(UserError, "does not exist"):
+        clip_set.open_clips(path)
+
+  def test_a_name_like_that_of_an_array_is_a_name(self):
+    video = numbered_frames(3)
+    for name in ("a.npz:b/c.npy", "d.npz:e.npy"):
+      path = self.folder / name
+      path.parent.mkdir(exist_ok=True)
+      np.save(path, video)
+      np.testing.assert_array_equal(next(iter(clip_set.open_clips(path))), video)
+    self.assertLen(clip_set.open_clips(self.folder), 2)
+
+  def test_names_are_quoted_without_line_breaks_and_escape_codes(self):
+    path = os.fsdecode(os.fsencode(self.folder) + b"/a\n\x1b[31m\xff.npy")
+    pathlib.Path(path).write_bytes(b"nothing")
+    with self.assertRaises(UserError) as caught:
+      clip_set.open_clips(self.folder)
+    self.assertIn(r"\x1b[31m\xff.npy cannot be read", str(caught.exception))
+    self.assertTrue(str(caught.exception).isprintable())
 
   def test_videos_of_different_lengths_need_a_word(self):
     write_video(self.folder / "a.mp4", 12)

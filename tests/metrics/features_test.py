@@ -92,8 +92,20 @@ class FeaturesTest(absltest.TestCase):
     for _ in range(2):
       for length in (3, 2):
         clips = self.clips[:, :length]
-        got = self.features(clips, detector, cache=self.folder)
+        with self.assertNoLogs(level="WARNING"):
+          got = self.features(clips, detector, cache=self.folder)
         np.testing.assert_allclose(got, clips.mean(axis=(2, 3)), rtol=1e-5)
+
+  def test_features_are_there_whatever_becomes_of_the_cache(self):
+    self.features(self.clips, cache=self.folder / "kept")
+    (made_from,) = (self.folder / "kept").glob("*/made_from.json")
+    made_from.write_text("[" * 10**5)
+    (self.folder / "file").write_text("mine")
+    for name in ("kept", "file", "file/deep", "x" * 300):
+      with self.subTest(name), self.assertLogs(level="WARNING") as logs:
+        got = self.features(self.clips, cache=self.folder / name)
+        np.testing.assert_allclose(got, self.expected, rtol=1e-5)
+      self.assertIn("features of real clips are not kept: ", logs.output[-1])
 
   def test_what_does_not_fit_is_named(self):
     with self.assertRaisesRegex(UserError, "clip 1 is 2 frames of 4x5, the first 3 fr"):

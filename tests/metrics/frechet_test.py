@@ -109,7 +109,7 @@ class IntervalTest(parameterized.TestCase):
       rng = np.random.default_rng(i)
       return rng.normal(size=(100, 3)), rng.normal(0.7, 1.0, (100, 3))
 
-    interval = lambda i: frechet.bootstrap_interval(
+    interval = lambda i: frechet.subsampling_interval(
       distance, *draws(i), num_draws=200, seed=i
     )
     low, high = interval(0)
@@ -119,13 +119,79 @@ class IntervalTest(parameterized.TestCase):
     self.assertBetween((high - low) / (4 * np.std(values)), 0.6, 1.6)
     self.assertEqual(interval(0), (low, high))
 
-  def test_copies_in_the_draws_do_not_shift_it(self):
+  def test_fewer_clips_in_the_draws_do_not_shift_it(self):
     # Of few clips in many dimensions each draw scores far more than the sets do.
     rng = np.random.default_rng(0)
     sets = rng.normal(size=(20, 15)), rng.normal(size=(20, 15))
     distance = frechet.frechet_distance
-    low, high = frechet.bootstrap_interval(distance, *sets, num_draws=100, seed=0)
+    low, high = frechet.subsampling_interval(distance, *sets, num_draws=100, seed=0)
     self.assertBetween(distance(*sets), low, high)
+
+  def test_with_more_features_than_clips_it_is_as_wide_as_new_sets_vary(self):
+    # A bootstrap's is 1.5 times as wide.
+    def sets(i):
+      rng = np.random.default_rng(i)
+      return rng.normal(size=(64, 200)), rng.normal(0.5, 1.0, (64, 200))
+
+    distance = frechet.frechet_distance
+    values = np.array([distance(*sets(i)) for i in range(100)])
+    intervals = np.array(
+      [
+        frechet.subsampling_interval(distance, *sets(i), num_draws=60, seed=i)
+        for i in range(5)
+      ]
+    )
+    width = (intervals[:, 1] - intervals[:, 0]).mean() / (2 * 1.96)
+    self.assertBetween(width / values.std(), 0.9, 1.3)
+
+  def test_it_holds_the_mean_of_new_sets_in_19_of_20_cases(self):
+    sets = lambda i: [
+      np.random.default_rng((i, j)).normal(0.5 * j, 1.0, (40, 10)) for j in range(2)
+    ]
+    distance = frechet.frechet_distance
+    truth = np.mean([distance(*sets(i)) for i in range(1000, 1200)])
+    found = [
+      frechet.subsampling_interval(distance, *sets(i), num_draws=100, seed=i)
+      for i in range(60)
+    ]
+    self.assertBetween(sum(low < truth < high for low, high in found), 54, 60)
+
+  def test_an_odd_number_of_clips_makes_it_no_wider(self):
+    # Of the mean of n numbers: 2 x 1.96 times the deviation over the root of n.
+    def ratio(i):
+      x = np.random.default_rng(i).normal(size=7)
+      interval = frechet.subsampling_interval(
+        lambda x: float(x.mean()), x, num_draws=1000, seed=0
+      )
+      return np.ptp(interval) / (2 * 1.96 * x.std(ddof=1) / np.sqrt(7))
+
+    self.assertBetween(np.mean([ratio(i) for i in range(8)]), 0.88, 1.02)
+
+  def test_pairs_are_drawn_together(self):
+    # What the sets share is no chance: here all but a little noise, in two samples.
+    rng = np.random.default_rng(0)
+    real = rng.normal(size=(50, 1))
+    samples = np.repeat(real, 2, axis=0) + rng.normal(scale=1e-3, size=(100, 1))
+    number = lambda a, b: float(a.mean() - b.mean())
+    low, high = frechet.subsampling_interval(
+      number, real, samples, num_draws=100, seed=0, num_joint=50
+    )
+    self.assertLess(high - low, 1e-3)
+    low, high = frechet.subsampling_interval(
+      number, real, samples, num_draws=100, seed=0
+    )
+    self.assertGreater(high - low, 0.3)
+
+  def test_samples_of_one_clip_are_no_more_clips(self):
+    # Ten copies of each number say no more of their mean than one does.
+    x = np.random.default_rng(0).normal(size=40)
+    mean = lambda x: float(x.mean())
+    width = lambda x, **kwargs: np.ptp(
+      frechet.subsampling_interval(mean, x, num_draws=400, seed=0, **kwargs)
+    )
+    copies = x.repeat(10)
+    np.testing.assert_allclose(width(copies, num_joint=40), width(x), rtol=0.15)
+    self.assertLess(width(copies), 0.5 * width(x))
 
   @parameterized.parameters(frechet.frechet_distance, frechet.kernel_distance)
   def test_what_is_no_set_of_features_is_refused(self, distance):

@@ -27,22 +27,30 @@ class InceptionScoreTest(parameterized.TestCase):
   def test_sure_and_balanced_predictions_score_the_number_of_classes(self, classes):
     # So sure that the probability of all others is 0 in float64.
     logits = np.tile(1e4 * np.eye(classes, dtype=np.float32), (10, 1))
-    np.testing.assert_allclose(inception_score(logits), (classes, 0.0), atol=1e-6)
+    got = inception_score(logits, num_splits=1)
+    np.testing.assert_allclose(got, (classes, 0.0), atol=1e-6)
 
   def test_classes_that_never_occur_do_not_count(self):
     logits = np.tile(1e4 * np.eye(3, 8, dtype=np.float32), (10, 1))
-    np.testing.assert_allclose(inception_score(logits), (3.0, 0.0), atol=1e-6)
+    got = inception_score(logits, num_splits=1)
+    np.testing.assert_allclose(got, (3.0, 0.0), atol=1e-6)
 
-  def test_splits_are_runs_of_neighbours(self):
-    # Of 11 samples in two splits: 5 of one class, and 6 of two classes.
-    logits = 1e4 * np.eye(3, dtype=np.float32)[[0] * 5 + [1, 2] * 3]
-    mean, std = inception_score(logits, num_splits=2)
-    self.assertAlmostEqual(mean, 1.5)
-    self.assertAlmostEqual(std, 0.5)
+  @parameterized.parameters(1, 10)
+  def test_101_classes_sorted_or_not_score_about_101(self, splits):
+    # In splits of 1010 neighbours, sorted samples would score 10.
+    logits = 1e4 * np.eye(101, dtype=np.float32).repeat(100, axis=0)
+    shuffled = np.random.default_rng(1).permutation(logits)
+    for x in (logits, shuffled):
+      self.assertBetween(inception_score(x, num_splits=splits)[0], 95, 101.001)
+
+  def test_it_is_the_same_each_time(self):
+    logits = np.random.default_rng(0).normal(size=(30, 6))
+    self.assertEqual(inception_score(logits), inception_score(logits))
 
   def test_it_agrees_with_the_definition(self):
     logits = np.random.default_rng(0).normal(size=(23, 6)).astype(np.float32)
-    expected = [slow_score(logits[:11]), slow_score(logits[11:])]
+    dealt = logits[np.random.default_rng(0).permutation(23)]
+    expected = [slow_score(dealt[:11]), slow_score(dealt[11:])]
     mean, std = inception_score(logits, num_splits=2)
     self.assertAlmostEqual(mean, sum(expected) / 2, places=6)
     self.assertAlmostEqual(std, abs(expected[0] - expected[1]) / 2, places=6)

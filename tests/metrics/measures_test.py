@@ -2,12 +2,21 @@
 
 import functools
 import pathlib
+import sys
 from unittest import mock
 
 from absl.testing import absltest, parameterized
 import numpy as np
 
-from lamd_jax.metrics import features, frame_features, frechet, image, inception_score
+from lamd_jax.metrics import (
+  clip_set,
+  features,
+  frame_features,
+  frechet,
+  image,
+  inception_score,
+  score,
+)
 from lamd_jax.metrics import measures as measures_lib
 from lamd_jax.models import inception
 from lamd_jax.types import UserError
@@ -93,6 +102,38 @@ class FramesTest(parameterized.TestCase):
     self.assertEqual(got[0], name)
     np.testing.assert_allclose(got[1], expected, rtol=1e-6)
     self.assertGreater(expected, 1.01)
+
+
+class InceptionScoreTest(absltest.TestCase):
+  def test_clips_of_101_classes_in_order_score_101(self):
+    def seen(params, frames, *, batch_size):
+      del params, batch_size
+      classes = frames[..., 0, 0, 0]
+      logits = 1e4 * np.eye(1008, dtype=np.float32)[classes]
+      return inception.Outputs(np.zeros((*classes.shape, 2048)), logits)
+
+    score_of = with_inception(lambda self, *sets: self.score(*sets))
+    kinds = np.arange(101, dtype=np.uint8)
+    clips_of = lambda per_class: clip_set.of_array(
+      "mine",
+      np.broadcast_to(
+        kinds.repeat(per_class).reshape(-1, 1, 1, 1, 1), (101 * per_class, 1, 2, 2, 3)
+      ),
+    )
+    with mock.patch.object(sys.modules[__name__], "outputs", seen):
+      card = score_of(self, clips_of(10))
+      self.assertEqual(card["name"], "IS@1010 in 1 split")
+      self.assertAlmostEqual(card["value"], 101, places=6)  # 10.6 in 10 neighbourhoods.
+      with self.assertRaisesRegex(
+        UserError, "202 clips are too few .*; IS in 1 split can be computed from 256"
+      ):
+        score_of(self, clips_of(2))
+
+  def score(self, clips):
+    made = measures_lib.make_measures(["is"], options())
+    self.assertEqual((made[0].min_clips, made[0].remark), (10_000, "in 10 splits"))
+    (card,) = score.score(made, clips, clips, num_draws=0, batch_size=64)
+    return card
 
 
 class PairsTest(absltest.TestCase):

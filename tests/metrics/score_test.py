@@ -3,7 +3,9 @@
 import contextlib
 import io
 import json
+import os
 import pathlib
+import re
 import tempfile
 from unittest import mock
 
@@ -38,6 +40,21 @@ def videos(num, seed, num_frames=5, size=6):
   colours = rng.integers(0, 256, (num, num_frames, 1, 1, 3))
   noise = rng.integers(-20, 20, (num, num_frames, size, size, 3))
   return np.clip(colours + noise, 0, 255).astype(np.uint8)
+
+
+def taken(count, *numbers):
+  """What is taken of an array of so many clips: the first, or those from a to b."""
+  first, last = (0, *numbers)[-2:]
+  marks = np.arange(count).reshape(-1, 1, 1, 1, 1).repeat(3, -1).astype(np.uint8)
+  chosen = [int(x.max()) for x in clip_set.of_array("", marks).subset(first, last)]
+  return lambda clips: clips[chosen]
+
+
+def moving(num, seed):
+  """Clips of two colours in turn, sorted by class: class c moves by 10 c levels."""
+  classes = np.sort(np.random.default_rng(seed).integers(0, 10, num))
+  steps = np.arange(5).reshape(-1, 1, 1, 1) % 2 * 10 * np.ones((8, 8, 3))
+  return (classes.reshape(-1, 1, 1, 1, 1) * steps).astype(np.uint8)
 
 
 class FilesTestCase(absltest.TestCase):
@@ -78,10 +95,11 @@ class ScoreTest(FilesTestCase):
     floor = card["companions"]["other real"]
     ceiling = card["companions"]["stills"]
     of = lambda clips: np.asarray(mean_colours(clips))
-    expected = frechet.frechet_distance(of(real[:70]), of(real[70:]))
+    half, others = taken(140, 70)(real), taken(140, 70, 140)(real)
+    expected = frechet.frechet_distance(of(half), of(others))
     np.testing.assert_allclose(floor, expected, rtol=1e-5)
-    stills = np.repeat(real[70:, :1], 5, axis=1)
-    expected = frechet.frechet_distance(of(real[:70]), of(stills))
+    stills = np.repeat(others[:, :1], 5, axis=1)
+    expected = frechet.frechet_distance(of(half), of(stills))
     np.testing.assert_allclose(ceiling, expected, rtol=1e-5)
     self.assertGreater(ceiling, 2 * floor)
     self.assertEqual(card["protocol"]["num_real"], 70)
@@ -128,7 +146,7 @@ class ScoreTest(FilesTestCase):
     (card,) = self.score(self.open("r", real), self.open("g", generated), (SPREAD,))
     spread = lambda clips: float(np.asarray(mean_colours(clips)).std())
     self.assertAlmostEqual(card["value"], spread(generated), places=3)
-    self.assertAlmostEqual(card["companions"]["real"], spread(real[:5]), places=3)
+    self.assertAlmostEqual(card["companions"]["real"], spread(taken(6, 5)(real)), 3)
 
   def test_stills_of_pairs_are_of_the_real_clips_themselves(self):
     real, generated = videos(6, 0), videos(6, 1)
@@ -139,6 +157,130 @@ class ScoreTest(FilesTestCase):
     expected = frechet.kernel_distance(of(real), of(stills))
     np.testing.assert_allclose(card["companions"]["stills"], expected, rtol=1e-5)
     self.assertNotIn("other real", card["companions"])
+
+  def test_clips_are_taken_from_all_classes(self):
+    # By name, a third of the clips would be those of the three classes that move least.
+    made = measures.make_measures(["motion"], measures.Options())
+    for num_real, num_generated, kwargs in (
+      (600, 200, {}),
+      (200, 600, {}),
+      (600, 600, {"num_clips": 200}),
+    ):
+      real, generated = (
+        clip_set.of_array("", moving(num, seed))
+        for seed, num in enumerate((num_real, num_generated))
+      )
+      card, *_ = score.score(made, real, generated, num_draws=0, **kwargs)
+      self.assertEqual(card["name"], "MOTION@200")
+      self.assertBetween(card["value"], 0.85, 1.15)
+      if num_real == 600:
+        self.assertBetween(card["companions"]["other real"], 0.85, 1.15)
+      said = card["protocol"]
+      cut = "200 of 600, at random (seed 0)"
+      self.assertEqual(said["subset_of_real"], "all" if num_real == 200 else cut)
+      self.assertEqual(
+        said["subset_of_generated"], "all" if num_generated == 200 else cut
+      )
+
+  def test_a_part_of_two_paired_sets_is_of_pairs(self):
+    clips = videos(30, 0)
+    sets = self.open("real", clips), self.open("gen", clips)
+    (card,) = self.score(*sets, (PSNR,), num_clips=7)
+    self.assertEqual((card["name"], card["value"]), ("PSNR@7", image.MAX_PSNR))
+
+  def test_sets_of_different_size_are_no_pairs(self):
+    sets = self.open("real", videos(9, 0)), self.open("gen", videos(7, 0))
+    for kwargs in ({"wanted": (PSNR,)}, {"wanted": (KVD,), "are_pairs": True}):
+      with self.assertRaisesRegex(UserError, "9 clips, .* 7; to be compared one by"):
+        self.score(*sets, **kwargs)
+    self.score(*sets, (KVD,))
+
+  def test_clips_are_paired_by_the_numbers_in_their_names(self):
+    clips = videos(12, 0)
+    for folder, name in (("real", "clip_{:03}"), ("gen", "clip_{}"), ("odd", "{}")):
+      (self.folder / folder).mkdir()
+      for i, clip in enumerate(clips):
+        np.save(self.folder / folder / f"{name.format(i)}.npy", clip)
+    real, *others = (
+      clip_set.open_clips(self.folder / name) for name in ("real", "gen", "odd")
+    )
+    for generated, odd in zip(others, ("clip_0.npy", "0.npy"), strict=True):
+      with self.assertLogs("absl", "WARNING") as logs:
+        (card,) = self.score(real, generated, (PSNR,))
+      self.assertEqual(card["value"], image.MAX_PSNR)
+      self.assertIn("12 of 12 names differ", logs.output[0])
+      self.assertIn(f"clip_000.npy with {odd}, ..., clip_011.npy", logs.output[0])
+    with self.assertNoLogs("absl", "WARNING"):
+      self.score(real, real, (PSNR,))
+      self.score(self.open("a", clips), self.open("b", clips), (PSNR,))
+
+  def test_several_samples_of_each_clip_are_all_judged(self):
+    real, samples = videos(6, 0), videos(18, 1)
+    sets = clip_set.of_array("r", real), clip_set.of_array("g", samples)
+    psnr, kvd, spread = self.score(
+      *sets, (PSNR, KVD, SPREAD), samples_per_clip=3, are_pairs=True
+    )
+    of = lambda clips: np.asarray(mean_colours(clips))
+    stills = np.repeat(real[:, :1], 5, axis=1)
+    self.assertAlmostEqual(psnr["value"], image.psnr(real.repeat(3, 0), samples))
+    self.assertAlmostEqual(psnr["companions"]["stills"], image.psnr(real, stills))
+    expected = frechet.kernel_distance(of(real), of(samples))
+    np.testing.assert_allclose(kvd["value"], expected, rtol=1e-5)
+    expected = frechet.kernel_distance(of(real), of(stills))
+    np.testing.assert_allclose(kvd["companions"]["stills"], expected, rtol=1e-5)
+    self.assertAlmostEqual(spread["value"], of(samples).std(), places=3)
+    self.assertAlmostEqual(spread["companions"]["real"], of(real).std(), places=3)
+    self.assertEqual([x["name"][-3:] for x in (psnr, kvd, spread)], ["@18"] * 3)
+    self.assertEqual(kvd["protocol"]["num_real"], 6)
+    others = clip_set.of_array("o", videos(40, 2))
+    kwargs = dict(samples_per_clip=3, others=others, num_draws=0)
+    (card,) = self.score(*sets, (KVD,), **kwargs)
+    expected = frechet.kernel_distance(of(real), of(taken(40, 18)(videos(40, 2))))
+    np.testing.assert_allclose(card["companions"]["other real"], expected, rtol=1e-5)
+    with self.assertRaisesRegex(UserError, "r has 6 clips, g 18 of 4 each"):
+      self.score(*sets, (KVD,), samples_per_clip=4)
+
+  def test_a_part_of_several_samples_is_of_whole_clips(self):
+    real = videos(20, 0)
+    sets = clip_set.of_array("r", real), clip_set.of_array("g", real.repeat(4, 0))
+    (card,) = self.score(*sets, (PSNR,), samples_per_clip=4, num_clips=5)
+    self.assertEqual((card["name"], card["value"]), ("PSNR@20", image.MAX_PSNR))
+
+  def test_measures_of_frames_leave_out_what_was_given(self):
+    real, generated = videos(8, 0), videos(8, 1)
+    generated[:, :2] = real[:, :2]
+    frames = KVD._replace(
+      name="KID",
+      detector=DETECTOR._replace(name="frame colours", min_frames=1),
+      is_of_frames=True,
+    )
+    sets = clip_set.of_array("r", real), clip_set.of_array("g", generated)
+    kwargs = dict(given_frames=2, are_pairs=True, protocol={"given_frames": "2, too"})
+    psnr, kid, kvd = self.score(*sets, (PSNR, frames, KVD), **kwargs)
+    new = np.s_[:, 2:]
+    self.assertAlmostEqual(psnr["value"], image.psnr(real[new], generated[new]))
+    still = np.repeat(real[:, :1], 5, axis=1)  # Of the given frame.
+    expected = image.psnr(real[new], still[new])
+    self.assertAlmostEqual(psnr["companions"]["stills"], expected)
+    of = lambda clips: np.asarray(mean_colours(clips))
+    expected = frechet.kernel_distance(of(real[new]), of(generated[new]))
+    np.testing.assert_allclose(kid["value"], expected, rtol=1e-5)
+    expected = frechet.kernel_distance(of(real), of(generated))
+    np.testing.assert_allclose(kvd["value"], expected, rtol=1e-5)
+    said = [card["protocol"] for card in (kid, kvd)]
+    self.assertEqual([x["num_frames"] for x in said], [3, 5])
+    self.assertEqual([x["first_frame"] for x in said], [2, 0])
+    left_out = "2, left out: single frames are scored"
+    self.assertEqual([x["given_frames"] for x in said], [left_out, "2, too"])
+
+  def test_a_cache_that_cannot_be_used_costs_no_score(self):
+    sets = self.open("real", videos(6, 0)), self.open("gen", videos(6, 1))
+    (expected,) = self.score(*sets, (KVD,))
+    (self.folder / "file").write_text("mine")
+    with self.assertLogs("absl", "WARNING") as logs:
+      (card,) = self.score(*sets, (KVD,), cache=self.folder / "file")
+    self.assertEqual(card, expected)
+    self.assertLen(logs.output, 1)
 
   def test_more_generated_clips_than_real_ones(self):
     real, generated = videos(6, 0), videos(18, 1)
@@ -163,7 +305,8 @@ class ScoreTest(FilesTestCase):
     self.assertEqual(list(found), ["frames 0 to 4", "frames 5 to 9"])
     of = lambda clips: np.asarray(mean_colours(clips))
     for i, (card,) in enumerate(found.values()):
-      expected = frechet.kernel_distance(of(real[:6]), of(long[:, 5 * i : 5 * i + 5]))
+      window = long[:, 5 * i : 5 * i + 5]
+      expected = frechet.kernel_distance(of(taken(8, 6)(real)), of(window))
       np.testing.assert_allclose(card["value"], expected, rtol=1e-5)
     self.assertLen(calls, 3)  # Real clips once, and two windows.
 
@@ -231,13 +374,73 @@ class ToolTest(FilesTestCase):
     mean = np.mean([card["value"] for card in cards if card["name"] == "PSNR@8"])
     self.assertIn(f"mean of 2 PSNR: {mean:.4g} ±", out)
 
-  def test_a_card_that_cannot_be_written_is_one_line(self):
+  def test_a_card_that_cannot_be_written_costs_one_line_and_no_figure(self):
     real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
-    path = self.folder / "file" / "card.json"
-    path.parent.write_text("mine")
-    code, _, error = self.run_tool("psnr", real, generated, f"--output={path}")
-    self.assertEqual(code, 2)
-    self.assertRegex(error, "^cannot write .*card.json .*; choose another folder\n$")
+    (self.folder / "file").write_text("mine")
+    for path in (self.folder / "file" / "card.json", self.folder / ("x" * 255)):
+      code, out, error = self.run_tool("psnr", real, generated, f"--output={path}")
+      self.assertEqual(code, 2)
+      self.assertRegex(out, r"^PSNR@8 = \d")
+      self.assertRegex(error, "^cannot write .*; choose another folder\n$")
+
+  def test_a_place_where_no_card_can_be_is_said_before_the_long_work(self):
+    os.mkfifo(self.folder / "pipe")  # A device would be replaced by a file.
+    real = self.save("real", videos(8, 0))
+    for path, message in (
+      (str(self.folder), "is a folder; expected a file"),
+      (f"{self.folder}/new/", "expected a file"),
+      (str(self.folder / "pipe"), "expected a file"),
+      ("~nobody_of_that_name/card.json", "there is no such user"),
+    ):
+      with mock.patch.object(score, "score", side_effect=AssertionError):
+        code, _, error = self.run_tool("psnr", real, real, f"--output={path}")
+      self.assertEqual(code, 2)
+      self.assertRegex(error, message)
+      self.assertLen(error.splitlines(), 1)
+
+  def test_a_user_without_a_home_has_no_cache(self):
+    environment = {x: y for x, y in os.environ.items() if x != "XDG_CACHE_HOME"}
+    with mock.patch.dict(os.environ, environment, clear=True):
+      self.assertTrue(tool._cache().endswith("/.cache/lamd_jax"))
+      with mock.patch.object(os.path, "expanduser", lambda path: path):
+        self.assertIsNone(tool._cache())
+
+  def test_a_cache_that_cannot_be_written_is_said_and_done_without(self):
+    real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
+    (self.folder / "cache").write_text("mine")
+    with self.assertLogs("absl", "WARNING") as logs:
+      code, out, _ = self.run_tool("kvd", real, generated)
+    self.assertEqual(code, 0)
+    self.assertRegex(out, "^KVD@8 = ")
+    self.assertIn("features of real clips are not kept", logs.output[0])
+
+  def test_names_of_any_bytes_are_printed_in_one_line_and_written(self):
+    name = os.fsdecode(b"a\n\x1b[31m\xff")
+    for top in ("real", "gen"):
+      (self.folder / top / name).mkdir(parents=True)
+      np.save(self.folder / top / name / "x.npy", videos(8, len(top)))
+    path = self.folder / "card.json"
+    code, out, error = self.run_tool(
+      "psnr",
+      *(str(self.folder / x) for x in ("real", "gen")),
+      "--group_by=1",
+      f"--output={path}",
+      f"--say=split={name}",
+    )
+    self.assertEqual((code, error), (0, ""))
+    shown = r"a\n\x1b[31m\xff"
+    self.assertRegex(out, rf"^{re.escape(shown)}: PSNR@8 = .*\n$")
+    card = json.loads(path.read_text())
+    self.assertEqual((card["part"], card["protocol"]["split"]), (shown, shown))
+
+  def test_names_in_cards_are_printed_in_one_line(self):
+    path = self.folder / "card.json"
+    card = {"name": "a\n\x1b[31m@1", "value": 1, "protocol": {"split": "\n\udcff"}}
+    path.write_text(json.dumps(card))
+    code, out, _ = self.run_tool("compare", str(path), str(path))
+    self.assertEqual(code, 0)
+    self.assertTrue(all(line.isprintable() for line in out.splitlines()))
+    self.assertIn(r"a\n\x1b[31m@1 = 1", out)
 
   def test_cards_of_several_measures_are_compared_one_by_one(self):
     real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
@@ -258,10 +461,39 @@ class ToolTest(FilesTestCase):
       [line[:5] for line in lines if "@" in line], ["KVD@8"] * 2 + ["PSNR@"] * 2
     )
     self.assertEqual(lines.count("num_frames: 5 | 4"), 2)
-    self.run_tool("motion", real, generated, f"--output={second}", "--num_draws=0")
-    code, _, err = self.run_tool("compare", first, second)
+    self.assertLen([line for line in lines if "neither says" in line], 1)
+    self.assertIn("neither says: split", lines[-1])
+
+  def test_cards_with_nothing_in_common_are_told_apart(self):
+    real, generated = self.save("real", videos(8, 0)), self.save("gen", videos(8, 1))
+    files = [str(self.folder / f"{name}.json") for name in "abc"]
+    for name, file, frames in zip(
+      ("kvd,psnr", "motion", "psnr"), files, (5, 4, 3), strict=True
+    ):
+      self.run_tool(
+        name, real, generated, f"--output={file}", f"--num_frames={frames}",
+        "--num_draws=0",
+      )  # fmt: skip
+    code, _, err = self.run_tool("compare", *files[:2])
     self.assertEqual(code, 2)
-    self.assertRegex(err, "no measure in common: KVD, PSNR | MOTION")
+    self.assertRegex(err, r"no measure in common.*: KVD, PSNR \| MOTION, ROUGHNESS")
+    self.assertRegex(err, r"their clips differ in num_frames: 5 \| 4\n$")
+    # A single card is compared with its like among several.
+    code, out, _ = self.run_tool("compare", files[0], files[2])
+    self.assertEqual(code, 0)
+    self.assertRegex(out, r"^PSNR@8 = .*\nPSNR@8 = .*\nnum_frames: 5 \| 3\n")
+    self.run_tool(
+      "psnr", real, generated, "--num_frames=2", "--windows", f"--output={files[1]}",
+      "--num_draws=0",
+    )  # fmt: skip
+    code, out, _ = self.run_tool("compare", files[1], files[2])
+    self.assertEqual(code, 0)
+    self.assertRegex(out, r"^frames 0 to 1: PSNR@8 = .*\nPSNR@8 = ")
+    # So are two single ones of whatever measures.
+    self.run_tool("kvd", real, generated, f"--output={files[0]}")
+    code, out, _ = self.run_tool("compare", files[0], files[2])
+    self.assertEqual(code, 0)
+    self.assertIn("measure: KVD | PSNR", out)
 
   def test_the_count_that_fvd_needs(self):
     real, few = self.save("real", videos(70, 0)), self.save("few", videos(9, 0))
@@ -290,6 +522,14 @@ class ToolTest(FilesTestCase):
       (("fvd", real, str(empty)), "no video in"),
       (("kvd", real, real, "--num_clips=0"), "--num_clips=0: expected a whole number"),
       (("compare", card, card), "cannot be read as JSON"),
+      (("kvd", real, real, "--num_frames=100000000000"), "from 1 to 1000000000"),
+      (("kvd", real, real, "--resolution=10000000"), "from 1 to 4096"),
+      (("kvd", real, real, "--num_draws=10000000"), "from 0 to 100000"),
+      (("kvd", real, real, f"--captions={card}"), "cannot be read as JSON"),
+      (("kvd", real, real, "--weights=~nobody_of_that_name"), "no such user"),
+      (("kvd", real, "x" * 300), "x does not exist"),
+      (("kvd", "~nobody_of_that_name/x", real), "does not exist"),
+      (("is", real, real, f"--weights={'x' * 300}"), "File name too long|no weights"),
     ):
       with self.subTest(message):
         code, out, err = self.run_tool(*argv)
@@ -297,6 +537,43 @@ class ToolTest(FilesTestCase):
         self.assertEmpty(out)
         self.assertRegex(err, message)
         self.assertLen(err.splitlines(), 1)
+
+  def test_flags_that_cannot_be_read_are_one_line(self):
+    for argv in (
+      ["kvd"],
+      ["kvd", "a", "b", "--num_clips=x\n"],
+      ["kvd", "a", "b", "--x"],
+    ):
+      err = io.StringIO()
+      with contextlib.redirect_stderr(err), self.assertRaises(SystemExit) as caught:
+        tool.main(argv)
+      self.assertEqual(caught.exception.code, 2)
+      self.assertLen(err.getvalue().splitlines(), 1)
+
+  def test_damaged_cards_and_captions_are_one_line_that_names_the_file(self):
+    real = self.save("real", videos(8, 0))
+    path = self.folder / "card.json"
+    for content in (
+      *("", "[]", "{}", "3", "[1]", "[" * 10**5, "9" * 5000, '{"name": "x"}'),
+      '{"name": "x", "value": 1e999, "protocol": {}}',
+      '{"name": "x", "value": "1", "protocol": {}}',
+      '{"name": "x", "value": 1, "protocol": [], "companions": 3}',
+      b"\xff\xfe",
+    ):
+      path.write_bytes(content if isinstance(content, bytes) else content.encode())
+      argvs = [["compare", str(path), str(path)]]
+      if content not in ("{}", '{"name": "x"}'):  # Captions, if few.
+        argvs.append(["psnr", real, real, f"--captions={path}"])
+      for argv in argvs:
+        with self.subTest(str(content[:20])):
+          code, out, err = self.run_tool(*argv)
+          self.assertEqual((code, out), (2, ""))
+          self.assertIn("card.json", err)
+          self.assertLen(err.splitlines(), 1)
+    path.write_text('{"a": "\\ud800"}')
+    code, _, err = self.run_tool("psnr", real, real, f"--captions={path}")
+    self.assertEqual(code, 2)
+    self.assertIn("holds no captions", err)
 
 
 if __name__ == "__main__":

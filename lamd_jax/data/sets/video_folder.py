@@ -9,11 +9,10 @@ import hashlib
 import math
 import os
 import pathlib
-import re
 
 from absl import logging
 
-from lamd_jax.data import video_files
+from lamd_jax.data import order, video_files
 from lamd_jax.data.preprocessing import Square
 from lamd_jax.types import UserError
 
@@ -78,12 +77,6 @@ def _endings(endings: tuple[str, ...]) -> str:
   return ", ".join(ending[1:] for ending in endings)
 
 
-def _natural(name: str) -> list[tuple[int, int | str]]:
-  """Returns a sort key that puts frame_2 before frame_10."""
-  parts = re.split(r"(\d+)", name)
-  return [(0, int(part)) if part.isdecimal() else (1, part) for part in parts]
-
-
 def walk(
   root: pathlib.Path, more_endings: tuple[str, ...] = ()
 ) -> Iterator[tuple[str, tuple[str, ...]]]:
@@ -107,7 +100,7 @@ def walk(
       continue
     folders[:] = sorted(name for name in folders if not name.startswith("."))
     frames: list[str] = []
-    for name in sorted(files, key=_natural):
+    for name in sorted(files, key=order.natural):
       ending = pathlib.Path(name).suffix.lower()
       is_file = ending in VIDEO_ENDINGS + more_endings
       if name.startswith(".") or not (is_file or ending in FRAME_ENDINGS):
