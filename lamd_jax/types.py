@@ -9,6 +9,7 @@ an axis: it is diffusion time, in [0, 1], 0 at data and 1 at noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping
+import re
 from typing import Any
 
 from jaxtyping import Array, Float, Key
@@ -22,12 +23,32 @@ Params = Any  # A nested dict of arrays.
 LossFn = Callable[..., tuple[Float[Array, ""], Metrics]]
 
 
+def printable(text: str) -> str:
+  """Returns a text that a terminal shows as it is: no control codes, no raw bytes.
+
+  Names of files may hold anything. What does not print is written as in Python's
+  strings, and a byte that is not UTF-8 as its two digits.
+  """
+  return "".join(c if c.isprintable() else _escaped(c) for c in text)
+
+
+def _escaped(character: str) -> str:
+  if "\udc80" <= character <= "\udcff":  # A raw byte, as `os.fsdecode` holds it.
+    return f"\\x{ord(character) - 0xDC00:02x}"
+  return repr(character)[1:-1]
+
+
 class UserError(ValueError):
   """A mistake in what was given, not in the program.
 
   The message is one line: what was given, what was expected, what to do. The
   command line prints it without a traceback.
   """
+
+  def __str__(self) -> str:
+    """Returns the message as one printable line, the middle of a long one left out."""
+    line = printable(re.sub(r"\s*[\r\n]\s*", " ", super().__str__().strip()))
+    return line if len(line) <= 1200 else f"{line[:800]} ... {line[-300:]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
