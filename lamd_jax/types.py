@@ -47,7 +47,7 @@ class UserError(ValueError):
 
   def __str__(self) -> str:
     """Returns the message as one printable line, the middle of a long one left out."""
-    line = printable(re.sub(r"\s*[\r\n]\s*", " ", super().__str__().strip()))
+    line = printable(re.sub(r"\s*[\r\n]\s*", " ", super().__str__()))
     return line if len(line) <= 1200 else f"{line[:800]} ... {line[-300:]}"
 
 

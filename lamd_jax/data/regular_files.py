@@ -17,20 +17,23 @@ _KINDS = {
 }
 
 
+def irregular(path: str | os.PathLike[str]) -> str:
+  """Returns "a named pipe", for example; "" for files, folders and what is missing."""
+  try:
+    return _KINDS.get(stat.S_IFMT(os.stat(path).st_mode), "")
+  except (OSError, ValueError):
+    return ""
+
+
 def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
   """Opens a file for reading.
 
   Raises:
     OSError: There is no such file, it cannot be read, or it is not a regular file.
   """
-  try:
-    mode = os.stat(path).st_mode
-  except ValueError as error:  # A zero byte in the name.
-    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
-  if stat.S_ISDIR(mode):
-    raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-  if not stat.S_ISREG(mode):
-    kind = _KINDS.get(stat.S_IFMT(mode), "something else")
+  if "\0" in os.fspath(path):
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+  if kind := irregular(path):
     raise OSError(errno.EINVAL, f"{kind}, not a file")
   return open(path, "rb")
 

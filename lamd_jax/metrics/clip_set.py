@@ -14,9 +14,8 @@ import zipfile
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import media, video_files
-from lamd_jax.data.sets import video_folder
-from lamd_jax.types import UserError
+from lamd_jax.data import listing, media
+from lamd_jax.types import UserError, printable
 
 ARRAY_ENDINGS = (".npy", ".npz")
 
@@ -160,7 +159,9 @@ def open_clips(
   file, _, name = str(path).partition(".npz:")
   is_array = path.suffix.lower() in ARRAY_ENDINGS and path.exists()
   if path.is_dir():
-    root, found = path, sorted(video_folder.walk(path.resolve(), ARRAY_ENDINGS))
+    endings = media.VIDEO_ENDINGS + ARRAY_ENDINGS
+    root, (found, passed_over) = path, listing.list_videos(path.resolve(), endings)
+    listing.warn([f"{printable(str(path))}: {line}" for line in passed_over])
   elif is_array or (name and pathlib.Path(f"{file}.npz").is_file()):
     root, found = path.parent, [(path.name, ())]
   else:
@@ -169,7 +170,7 @@ def open_clips(
   entries = [entry for item in found for entry in _entries(root, *item)]
   if not entries:
     raise UserError(
-      f"no video in {path}: expected files ({', '.join(video_folder.VIDEO_ENDINGS)},"
+      f"no video in {path}: expected files (.mp4, .mov, .avi, .mkv, .webm, .gif, ...,"
       f" {', '.join(ARRAY_ENDINGS)}) or folders of frames"
     )
   if num_frames is None:
@@ -192,7 +193,7 @@ def open_clips(
 
 def _entries(root: pathlib.Path, name: str, frames: tuple[str, ...]) -> Iterator[Entry]:
   path = root / name
-  if frames == video_files.OUTSIDE:
+  if frames == listing.OUTSIDE:
     raise UserError(f"{path} is a link that leads out of the folder; copy the file")
   if frames:
     read = functools.partial(_read_frames, path, frames)

@@ -61,8 +61,15 @@ class LandscapeTest(FolderTestCase):
       {"07U1fSrk9oI/07U1fSrk9oI_1", "07U1fSrk9oI/07U1fSrk9oI_2"},
     )
     line = "Ei_PONHmJnA/Ei_PONHmJnA_1: too short, 2 frames of the 7 needed"
-    self.assertEqual(train.skipped, [line])
-    self.assertLen(logs.output, 1)
+    self.assertEqual(
+      train.skipped,
+      [
+        "preview.mp4: not looked at, by its ending (.mp4, 1 file)",
+        "readme: not looked at, by its ending (none, 1 file)",
+        line,
+      ],
+    )
+    self.assertLen(logs.output, 3)
     self.assertEqual((train.annotation(0), train.num_classes), ({}, None))
 
   def test_shots_do_not_come_in_the_order_of_their_videos(self):
@@ -115,9 +122,9 @@ class LandscapeTest(FolderTestCase):
       write_frames(self.folder / f"sky_train/Ei_PONHmJnA/{number}", 1, ".jpg")
     with self.assertLogs("absl", "WARNING") as logs:
       source = self.source()
-    self.assertLen(source.skipped, 31)
+    self.assertLen(source.skipped, 33)
     self.assertLen(logs.output, 21)
-    self.assertIn("left out: 11 more", logs.output[-1])
+    self.assertIn("left out: 13 more", logs.output[-1])
 
   def test_folders_that_are_not_there_are_named_with_where_to_get_them(self):
     url = "https://drive.google.com/file/d/"
