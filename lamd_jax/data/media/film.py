@@ -61,8 +61,10 @@ class Film:
     return self.container.format.name
 
   def packets(self) -> Iterator[av.Packet]:
-    """Yields packets from here on; the last one is empty."""
-    yield from self.container.demux(self.stream)
+    """Yields packets from here on, an empty one at the end."""
+    for packet in self.container.demux(self.stream):
+      if packet.size or packet.dts is None:  # Others stand for dropped frames.
+        yield packet
 
   def decode(self, packet: av.Packet) -> list[av.VideoFrame]:
     """Returns the frames that a packet brings out."""
@@ -71,8 +73,7 @@ class Film:
   def frames(self) -> Iterator[av.VideoFrame]:
     """Yields frames from here on, as they are shown."""
     for packet in self.packets():
-      if packet.size or packet.pts is None:  # Others are dropped frames.
-        yield from self.decode(packet)
+      yield from self.decode(packet)
 
 
 @contextlib.contextmanager

@@ -85,13 +85,13 @@ def probe(path: Path) -> Probe:
     Number of frames, rate and size.
 
   Raises:
-    VideoError: The file is no video, or its table points beyond its end.
+    VideoError: The file is no film, or its table points beyond its end.
   """
   path = pathlib.Path(path)
   name = printable(path.name)
-  with open_film(path) as video:
-    stream = video.stream
-    packets, first = _first_frame(video)
+  with open_film(path) as film:
+    stream = film.stream
+    packets, first = _first_frame(film)
     entries = getattr(stream, "index_entries", ())  # From PyAV 16 on.
     # mp4, mov and avi have a table of all frames, so nothing else needs reading.
     is_complete = stream.frames and len(entries) == stream.frames
@@ -100,46 +100,46 @@ def probe(path: Path) -> Probe:
       if end > path.stat().st_size:
         raise VideoError(f"{name}: cut off, its last frames are missing")
       smallest = min(entry.size for entry in entries)
-    if is_complete and smallest and not _may_hide(video, packets, smallest):
+    if is_complete and smallest and not _may_hide(film, packets, smallest):
       num_frames = sum(not entry.is_discard for entry in entries)
     else:
       num_frames = len(_timeline(path).times)
     rate = stream.average_rate or stream.guessed_rate
     if not num_frames or not rate or first is None:
       raise VideoError(f"{name}: no frames in it")
-    width, height = display.shown_size(first, video.aspect)
+    width, height = display.shown_size(first, film.aspect)
     if width * height > formats.MAX_PIXELS:
       raise VideoError(f"{name}: shown as {width} x {height} pixels, which is too many")
   return Probe(num_frames, float(rate), width, height)
 
 
-def _first_frame(video: Film) -> tuple[list[_Packet], av.VideoFrame | None]:
+def _first_frame(film: Film) -> tuple[list[_Packet], av.VideoFrame | None]:
   """Returns the first two packets, and the first frame that comes out."""
   packets: list[_Packet] = []
   first = None
-  for packet in video.packets():
+  for packet in film.packets():
     if packet.size:
       packets.append(_describe(packet))
     if first is None:
-      first = next(iter(video.decode(packet)), None)
+      first = next(iter(film.decode(packet)), None)
     if first is not None and len(packets) > 1:
       break
   return packets[:2], first
 
 
-def _may_hide(video: Film, packets: Sequence[_Packet], smallest: int) -> bool:
+def _may_hide(film: Film, packets: Sequence[_Packet], smallest: int) -> bool:
   """Returns whether fewer frames may come out than packets go in.
 
   Args:
-    video: The video.
+    film: The film.
     packets: Its packets in stored order, at least the first two.
     smallest: Size of its smallest packet.
   """
-  if video.format not in formats.FRAME_PER_PACKET:
+  if film.format not in formats.FRAME_PER_PACKET or not packets:
     return True
-  if video.codec == "vp8":  # Has frames that others refer to and nobody sees.
+  if film.codec == "vp8":  # Has frames that others refer to and nobody sees.
     return True
-  if video.codec == "mpeg4" and smallest < _SMALLEST_MPEG4:
+  if film.codec == "mpeg4" and smallest < _SMALLEST_MPEG4:
     return True
   # A film that was cut without decoding it: what is shown before the first keyframe
   # refers to frames that are gone.
@@ -168,17 +168,18 @@ def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
   Decodes them only where some may never come out as frames.
   """
   del mtime, size  # Part of the cache key, so that a changed file is read again.
-  with open_film(path) as video:
-    packets = [_describe(packet) for packet in video.packets() if packet.size]
+  with open_film(path) as film:
+    packets = [_describe(packet) for packet in film.packets() if packet.size]
     if not packets:
       return _Timeline(np.arange(0), [], is_trusted=False)
     shown = [packet for packet in packets if not packet.is_discard]
     times = [packet.pts for packet in shown]
     smallest = min(packet.size for packet in packets)
     has_order = times != sorted(times, key=lambda time: time or 0)
-    has_b_frames = video.stream.codec_context.has_b_frames
-    is_hiding = _may_hide(video, packets, smallest)
-    is_avi = video.format == "avi"
+    has_b_frames = film.stream.codec_context.has_b_frames
+    is_hiding = _may_hide(film, packets, smallest)
+    is_avi = film.format == "avi"
+    has_times = film.format in formats.FRAME_PER_PACKET
   if is_hiding or not _are_distinct(times):
     decoded, is_whole = _decode_times(path)
     # Of a damaged file, single windows may still be read where times can be trusted.
@@ -191,7 +192,8 @@ def _read_timeline(path: pathlib.Path, mtime: int, size: int) -> _Timeline:
     if packet.is_keyframe and packet.pts is not None
   ]
   # avi numbers frames in stored order, which with B-frames is not the shown order.
-  is_trusted = not (is_avi and has_b_frames and not has_order)
+  # Formats without a table may count on from wherever reading begins.
+  is_trusted = has_times and not (is_avi and has_b_frames and not has_order)
   return _Timeline(np.sort(np.asarray(times, np.int64)), sorted(keys), is_trusted)
 
 
@@ -288,14 +290,14 @@ def _decode_by_time(
   # Some containers seek by the time a frame is shown, some by the time it is decoded;
   # where both overshoot, the keyframe before is early enough.
   for seek in (time for key in keys[:-3:-1] for time in key):
-    with open_film(path) as video:
-      video.container.seek(seek, stream=video.stream, backward=True)
+    with open_film(path) as film:
+      film.container.seek(seek, stream=film.stream, backward=True)
       frames: list[np.ndarray] = []
-      for frame in video.frames():
+      for frame in film.frames():
         if frame.pts is None or frame.pts > wanted[len(frames)]:
           break
         if frame.pts == wanted[len(frames)]:
-          frames.append(_pixels(path, video, frame, square, len(wanted)))
+          frames.append(_pixels(path, film, frame, square, len(wanted)))
           if len(frames) == len(wanted):
             return frames
   return None
@@ -305,10 +307,10 @@ def _decode_by_count(
   path: pathlib.Path, numbers: list[int], square: Square | None
 ) -> list[np.ndarray]:
   frames = []
-  with open_film(path) as video:
-    for number, frame in enumerate(video.frames()):
+  with open_film(path) as film:
+    for number, frame in enumerate(film.frames()):
       if number == numbers[len(frames)]:
-        frames.append(_pixels(path, video, frame, square, len(numbers)))
+        frames.append(_pixels(path, film, frame, square, len(numbers)))
         if len(frames) == len(numbers):
           return frames
   raise VideoError(
@@ -318,20 +320,20 @@ def _decode_by_count(
 
 def _pixels(
   path: pathlib.Path,
-  video: Film,
+  film: Film,
   frame: av.VideoFrame,
   square: Square | None,
   count: int,
 ) -> np.ndarray:
   """Returns the pixels of a frame, one of `count` that are kept."""
-  width, height = display.shown_size(frame, video.aspect)
+  width, height = display.shown_size(frame, film.aspect)
   size = 3 * (square.resolution**2 if square else width * height)
   if width * height > formats.MAX_PIXELS or size * count > MAX_BYTES:
     raise VideoError(
       f"{printable(path.name)}: {count} frames of {width} x {height} pixels are too "
       "much for the memory; ask for fewer or smaller ones"
     )
-  pixels = display.shown_pixels(frame, video.aspect)
+  pixels = display.shown_pixels(frame, film.aspect)
   if square is not None:
     return square(pixels[None])[0]
   return np.ascontiguousarray(pixels)
