@@ -8,7 +8,7 @@ import types
 
 import av
 from av.container import InputContainer
-from av.error import FFmpegError
+from av.error import ArgumentError, FFmpegError
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
@@ -90,8 +90,8 @@ def open_film(path: pathlib.Path) -> Iterator[Film]:
         "protocol_whitelist": "none",
       }
       try:
-        container = av.open(anonymous, options=options)
-      except av.error.ArgumentError as error:
+        container = av.open(anonymous, "r", options=options)
+      except ArgumentError as error:
         raise VideoError(
           f"{name}: Invalid data, not a video in a format that is read"
         ) from error

@@ -7,8 +7,9 @@ format; the ending decides only whether the listing of a folder looks at it.
 
 from collections.abc import Iterator
 import contextlib
+from typing import Literal
 
-import av
+from av.format import ContainerFormat
 from PIL import Image
 
 # By FFmpeg's name for reading a format: its names for writing it, which know endings
@@ -72,10 +73,12 @@ MAX_PIXELS = 2**26
 
 
 def _video_endings() -> Iterator[str]:
+  modes: tuple[Literal["r", "w"], ...] = ("r", "w")
   for demuxer, muxers in _CONTAINERS.items():
-    for name, mode in ((demuxer, "r"), *((muxer, "w") for muxer in muxers)):
-      with contextlib.suppress(ValueError):  # FFmpeg was built without it.
-        yield from av.format.ContainerFormat(name, mode).extensions - _OTHERS
+    for mode, names in zip(modes, ((demuxer,), muxers), strict=True):
+      for name in names:
+        with contextlib.suppress(ValueError):  # FFmpeg was built without it.
+          yield from ContainerFormat(name, mode).extensions - _OTHERS
 
 
 VIDEO_ENDINGS = tuple(sorted({f".{ending.strip()}" for ending in _video_endings()}))
