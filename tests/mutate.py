@@ -487,6 +487,7 @@ MISTAKES = [
     "data/video_files.py",
     ("what is passed over is not named", "skipped = [*passed_over, *(",
      "skipped = [*("),
+    ("names in UTF-8 alone", "os.fsencode(name_fn(v))", "name_fn(v).encode()"),
     tests="tests/data/sets/landscape_test.py",
   ),
   *_mistakes(
@@ -521,10 +522,13 @@ MISTAKES = [
   ),
   *_mistakes(
     "data/video_files.py",
-    ("names in UTF-8 alone", "os.fsencode(name_fn(v))", "name_fn(v).encode()"),
     ("names with escape codes", 'return f"{printable(name)}: {_reason(name, error)}"',
      'return f"{name}: {_reason(name, error)}"'),
     tests="tests/data/sets/video_folder_test.py",
+  ),
+  *_mistakes(
+    "data/sets/video_folder.py",
+    ("names in UTF-8 alone", "os.fsencode(name)", "name.encode()"),
   ),
   *_mistakes(
     "data/sources.py",

@@ -1,7 +1,8 @@
 """Sets of clips to measure: anyone's videos as they are, in the order of their names.
 
 A set is a folder with videos, folders of frames and NumPy files, or one NumPy file. No
-video is ever skipped silently: on fewer clips, a score is a different score.
+video is ever skipped silently: on fewer clips, a score is a different score. What is no
+video is decided by `data.listing`, and named.
 """
 
 from collections.abc import Callable, Iterator, Sequence

@@ -1,5 +1,6 @@
 """Reading pictures."""
 
+import contextlib
 import io
 import os
 import warnings
@@ -54,7 +55,9 @@ def _read(file, name: str) -> UInt8[np.ndarray, "h w 3"]:
           "read: make it smaller"
         )
       image.load()
-      return np.asarray(_to_rgb(ImageOps.exif_transpose(image)))
+      with contextlib.suppress(Exception):  # A damaged note on how it was held.
+        ImageOps.exif_transpose(image, in_place=True)
+      return np.asarray(_to_rgb(image))
   except UserError:
     raise
   except Image.UnidentifiedImageError as error:

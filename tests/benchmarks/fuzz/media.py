@@ -290,7 +290,8 @@ def make_csv(
   label = pick(
     rng,
     (
-      lambda i: f"{i % 3}.0", lambda i: f"{i % 3}.0", lambda i: "a", lambda i: "9" * 5000, lambda i: f"-{i}",
+      lambda i: f"{i % 3}.0", lambda i: f"{i % 3}.0", lambda i: "a", lambda i: f"-{i}",
+      lambda i: "9" * 5000,
       lambda i: pick(rng, ("nan", "1e999", "", "x\ny", "1_0", "\u0663", "0x1", "-0.0")),
       lambda i: pick(rng, names or ["a"]),
     ),

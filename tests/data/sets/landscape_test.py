@@ -1,5 +1,6 @@
 """Sky time-lapse as it is distributed, in small: videos, their shots, frames."""
 
+import os
 import shutil
 
 from absl.testing import absltest
@@ -47,6 +48,15 @@ class LandscapeTest(FolderTestCase):
 
   def names(self, source):
     return [video.name for video in source._videos]
+
+  def test_names_that_are_not_utf_8_are_shuffled_and_read(self):
+    name = os.fsdecode(b"caf\xe9/1")
+    write_frames(self.folder / "sky_train" / name, 20, ".jpg")
+    with self.assertLogs("absl", "WARNING"):
+      source = self.source()
+    self.assertIn(name, self.names(source))
+    window = source.read(self.names(source).index(name), 3, 4, 2)
+    self.assertEqual(numbers_of(window), [3, 5, 7, 9])
 
   def test_each_split_is_its_folder(self):
     with self.assertLogs("absl", "WARNING") as logs:
