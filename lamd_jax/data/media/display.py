@@ -31,14 +31,15 @@ def shown_pixels(frame: av.VideoFrame, aspect: Fraction) -> UInt8[np.ndarray, "h
   """Returns the pixels of a frame as it is shown; see `shown_size`."""
   layout = frame.format
   if layout.has_palette or any(part.is_alpha for part in layout.components):
-    image = over_white(Image.fromarray(frame.to_ndarray(format="rgba")))
+    image = Image.fromarray(frame.to_ndarray(format="rgba"))
+    pixels = np.asarray(over_white(image))
   else:
-    image = Image.fromarray(frame.to_ndarray(format="rgb24"))
+    pixels = frame.to_ndarray(format="rgb24")
   size = max(round(frame.width * aspect), 1), frame.height
-  if size != image.size:
-    image = image.resize(size, Image.Resampling.BICUBIC)
+  if size != (frame.width, frame.height):
+    image = Image.fromarray(pixels).resize(size, Image.Resampling.BICUBIC)
+    pixels = np.asarray(image)
   is_swapped, flips_x, flips_y = _turn(frame)
-  pixels = np.asarray(image)
   if is_swapped:
     pixels = pixels.swapaxes(0, 1)
   return pixels[:: -1 if flips_y else 1, :: -1 if flips_x else 1]
