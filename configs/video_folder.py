@@ -3,8 +3,8 @@ r"""LaMD on any folder of videos: 16 frames of 64x64, from one given frame.
     python -m lamd_jax.main --config=configs/video_folder.py \
       --config.data.path=my_clips
 
-Reads mp4, mov, avi, mkv, webm, gif and folders of frames, in subfolders too. From ten
-videos on, a tenth of them is held out for evaluation; with fewer, the end of each. With
+Reads video files of all kinds and folders of frames, in subfolders too. From ten videos
+on, a tenth of them is held out for evaluation; with fewer, the end of each. With
 `--config.data.frame_stride=3` it takes every third frame, and a clip has more motion.
 `:smoke` goes through the whole job in about a minute, on moving shapes.
 

@@ -95,8 +95,10 @@ _EVERY = flags.DEFINE_integer(
 _CAPTION = flags.DEFINE_string(
   "caption", None, "With --image or --video: what happens, if the model knows captions."
 )
-_LABEL = flags.DEFINE_integer(
-  "label", None, "With --image or --video: its class, if the model knows classes."
+_LABEL = flags.DEFINE_string(
+  "label",
+  None,
+  "With --image or --video: its class, by number or by name.",
 )
 _MOTION = flags.DEFINE_multi_string(
   "motion", None, "With --mode=transfer: a video whose motion the picture is to have."

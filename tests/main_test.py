@@ -275,11 +275,11 @@ class BegunFolderTest(MainTestCase):
   def test_a_picture_is_animated_under_a_condition_or_continued(self):
     image = "--mode=sample", "--image=photo.png"
     wish = self.wish(*image, "--caption=a disc", "--label=3")
-    self.assertEqual(wish.said, {"caption": "a disc", "label": 3})
+    self.assertEqual(wish.said, {"caption": "a disc", "label": "3"})
     wish = self.wish(*image, "--task=extend", "--frames=20", "--label=3")
     self.assertEqual((wish.task, wish.path), ("extend", pathlib.Path("photo.png")))
     self.assertEqual((wish.is_picture, wish.num_frames), (True, 20))
-    self.assertEqual(wish.said, {"caption": None, "label": 3})
+    self.assertEqual(wish.said, {"caption": None, "label": "3"})
     self.assertEqual(wish.options, {})
     video = "--mode=sample", "--video=clip.mp4"
     wish = self.wish(*video, "--task=interpolate", "--factor=3")

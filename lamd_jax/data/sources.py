@@ -78,6 +78,17 @@ SOURCES: dict[str, Callable[..., VideoSource]] = {
 }
 
 
+# Whole numbers of all sources, from 1 to these. Videos are numbered in 32 bits.
+LIMITS = {
+  "num_frames": 2**20,
+  "frame_stride": 2**20,
+  "resolution": 2**14,
+  "num_train": 2**31 - 1,
+  "num_eval": 2**31 - 1,
+}
+MAX_CLIP_BYTES = 2**32  # One clip in memory, in uint8.
+
+
 def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   """Opens the source that a configuration names.
 
@@ -108,8 +119,15 @@ def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   for key, parameter in parameters.items():
     if parameter.default is parameter.empty and key not in values:
       raise UserError(f"data.{key} is not set; data.name={name!r} needs it")
-  for key in ("num_frames", "frame_stride", "resolution", "num_train", "num_eval"):
+  for key, most in LIMITS.items():
     value = values.get(key, 1)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise UserError(f"data.{key} is {value!r}; expected a whole number from 1 on")
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not 1 <= value <= most:
+      raise UserError(f"data.{key} is {value!r}; expected a whole number, 1 to {most}")
+  num_frames, resolution = values.get("num_frames", 1), values.get("resolution", 1)
+  if (size := 3 * num_frames * resolution**2) > MAX_CLIP_BYTES:
+    raise UserError(
+      f"a clip of data.num_frames={num_frames} and data.resolution={resolution} takes "
+      f"{size / 2**30:.0f} GiB; at most {MAX_CLIP_BYTES / 2**30:.0f} are possible"
+    )
   return SOURCES[name](split, **values)

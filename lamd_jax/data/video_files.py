@@ -19,17 +19,12 @@ from absl import logging
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import media, replacement
+from lamd_jax.data import listing, media, replacement
 from lamd_jax.data.preprocessing import Sampling, Square
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, printable
 
 FRAMES_FPS = 25.0
 """Frames per second assumed for folders of frames, which carry no rate."""
-
-OUTSIDE = ("..",)
-"""Stands in for the frames of a video that lies outside the folder."""
-
-_MOST_LINES = 20  # Lines in the log about skipped videos; `skipped` has all.
 
 
 class Video(NamedTuple):
@@ -160,11 +155,12 @@ class VideoFiles:
 
   def _skip(self, index: int, error: UserError) -> None:
     video = self._videos[index]
-    reason = str(error).removeprefix(f"{pathlib.PurePath(video.name).name}: ")
+    name = printable(video.name)
     with self._lock:
-      if any(line.startswith(f"{video.name}: ") for line in self.skipped):
+      if any(line.startswith(f"{name}: ") for line in self.skipped):
         return
-      self.skipped.append(f"{video.name}: breaks while it is read ({reason})")
+      reason = _reason(video.name, error)
+      self.skipped.append(f"{name}: breaks while it is read ({reason})")
     others = (v for v in self._videos if v.name != video.name)
     is_alike = any(_claims(other) == _claims(video) for other in others)
     is_true = is_alike or not any(_claims(video))
@@ -216,7 +212,7 @@ def mixed(
     videos: The videos, in any order.
     name_fn: Maps a video to its name, where one file holds several.
   """
-  return sorted(videos, key=lambda v: hashlib.sha256(name_fn(v).encode()).digest())
+  return sorted(videos, key=lambda v: hashlib.sha256(os.fsencode(name_fn(v))).digest())
 
 
 def sampled(video: Video, sampling: Sampling) -> Video:
@@ -239,46 +235,47 @@ def look_at_listed(
 
   Args:
     root: The folder.
-    names: Paths relative to the folder; paths that lead out of it are left out.
+    names: Paths of files or of folders of frames, relative to the folder; those that
+      lead out of it are left out.
     span: Frames that a video must have.
     where: Name of the list, for messages.
     expected: Description of the expected folder, for the message if none can be used.
 
   Returns:
-    The videos by name, and a line for each one left out. In the log, missing videos
-    share one line, because data sets of links to the web lose many.
+    The videos by the name that the list gives them, and a line for each one left out.
+    In the log, missing videos share one line, because data sets of links to the web
+    lose many.
 
   Raises:
     UserError: None of the videos can be used.
   """
   root = root.resolve()
+  finder = listing.Finder(root)
   unique = list(dict.fromkeys(names))
-  found: list[tuple[str, tuple[str, ...]]] = []
-  missing: list[str] = []
-  for name in unique:
-    path = root / name  # An absolute name stays what it is.
-    if pathlib.PurePath(name).is_absolute() or ".." in pathlib.PurePath(name).parts:
-      found.append((name, OUTSIDE))
-    elif not os.path.isfile(path):
-      missing.append(f"{name}: not in the folder")
-    else:
-      is_inside = path.resolve().is_relative_to(root)
-      found.append((name, () if is_inside else OUTSIDE))
+  found = {name: finder.find(name) for name in unique}
+  missing = [
+    f"{printable(name)}: {item}"
+    for name, item in found.items()
+    if isinstance(item, str)
+  ]
   if missing:
     logging.warning(
       "left out: %d of the %d videos that %s lists; the first: %s",
       len(missing),
       len(unique),
-      where,
+      printable(where),
       missing[0],
     )
-  videos, skipped = look_at(root, found, span)
+  items = {name: item for name, item in found.items() if not isinstance(item, str)}
+  videos, skipped = look_at(root, dict.fromkeys(items.values()), span)
   lines = missing + skipped
   if not videos:
     raise none_usable(
       f"among the {len(unique)} that {where} lists", lines, span, expected
     )
-  return {video.name: video for video in videos}, lines
+  by_path = {video.name: video for video in videos}
+  listed = {name: by_path.get(path) for name, (path, _) in items.items()}
+  return {name: video for name, video in listed.items() if video}, lines
 
 
 def none_usable(
@@ -301,19 +298,20 @@ def none_usable(
 
 def look_at(
   root: pathlib.Path,
-  found: Iterable[tuple[str, tuple[str, ...]]],
+  found: Iterable[listing.Item],
   span: int,
   frames_fps: float | None = None,
+  passed_over: Iterable[str] = (),
 ) -> tuple[list[Video], list[str]]:
   """Returns the videos with at least `span` frames, in order, and what was left out.
 
   Args:
     root: The folder, resolved.
-    found: Relative path and frames of each video: () for a file, OUTSIDE for what must
-      not be opened.
+    found: Relative path and frames of each video, as in a `Listing`.
     span: Frames that a video must have.
     frames_fps: Frames per second of folders of frames, where the data set states it;
       otherwise FRAMES_FPS, with a warning.
+    passed_over: Lines about what is not in `found`, for the log.
   """
   found = tuple(found)
   # Part of the cache key, so that changed files are probed again.
@@ -322,7 +320,9 @@ def look_at(
     for name, frames in found
     if os.path.exists(root / name)
   )
-  videos, skipped = _look_at_all(root, found, stamps, span, frames_fps)
+  videos, skipped = _look_at_all(
+    root, found, stamps, span, frames_fps, tuple(passed_over)
+  )
   return list(videos), list(skipped)
 
 
@@ -331,26 +331,33 @@ def too_short(video: Video, span: int, name: str = "") -> str:
   if video.num_frames >= span:
     return ""
   return (
-    f"{name or video.name}: too short, {video.num_frames} frames of the {span} needed"
+    f"{printable(name or video.name)}: too short, {video.num_frames} frames of the "
+    f"{span} needed"
   )
+
+
+def _reason(name: str, error: UserError) -> str:
+  """Returns the message of an error without the name of the file."""
+  return str(error).removeprefix(f"{printable(pathlib.PurePath(name).name)}: ")
 
 
 @functools.lru_cache(maxsize=8)
 def _look_at_all(
   root: pathlib.Path,
-  found: tuple[tuple[str, tuple[str, ...]], ...],
+  found: tuple[listing.Item, ...],
   stamps: tuple[int, ...],
   span: int,
   frames_fps: float | None,
+  passed_over: tuple[str, ...],
 ) -> tuple[list[Video], list[str]]:
   """Probes all videos; cached, so that a second split neither probes nor warns."""
   del stamps
 
-  def look(item: tuple[str, tuple[str, ...]]) -> Video | str:
+  def look(item: listing.Item) -> Video | str:
     name, frames = item
-    if frames == OUTSIDE:
+    if frames == listing.OUTSIDE:
       what = "a link that leads" if os.path.islink(root / name) else "leads"
-      return f"{name}: {what} out of the folder"
+      return f"{printable(name)}: {what} out of the folder"
     try:
       if frames:
         media.read_image(root / name / frames[0])
@@ -358,20 +365,15 @@ def _look_at_all(
       else:
         probed = media.probe(root / name)
         video = Video(name, 0, probed.num_frames, probed.fps)
-    except media.VideoError as error:
-      return f"{name}: {str(error).partition(': ')[2]}"
     except UserError as error:
-      return f"{name}: {error}"
+      return f"{printable(name)}: {_reason(name, error)}"
     return too_short(video, span) or video
 
   with futures.ThreadPoolExecutor(8) as pool:  # Mostly waits for the disk.
     looks = list(pool.map(look, found))
   videos = [entry for entry in looks if isinstance(entry, Video)]
-  skipped = [entry for entry in looks if isinstance(entry, str)]
-  for line in skipped[:_MOST_LINES]:
-    logging.warning("left out: %s", line)
-  if len(skipped) > _MOST_LINES:
-    logging.warning("left out: %d more", len(skipped) - _MOST_LINES)
+  skipped = [*passed_over, *(entry for entry in looks if isinstance(entry, str))]
+  listing.warn(skipped)
   rates = [video.fps for video in videos]
   if videos and max(rates) > 1.5 * min(rates):
     logging.warning(

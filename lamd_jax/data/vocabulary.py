@@ -23,6 +23,7 @@ from jaxtyping import Int32
 import numpy as np
 
 from lamd_jax.data import shapes
+from lamd_jax.data.regular_files import read_text
 from lamd_jax.types import UserError
 
 SPECIAL = ("[PAD]", "[CLS]", "[SEP]")
@@ -112,7 +113,7 @@ def read_vocabulary(path: str | os.PathLike[str], num_tokens: int) -> Vocabulary
   """
   path = pathlib.Path(path).expanduser()
   try:
-    lines = path.read_text(encoding="utf-8-sig").splitlines()
+    lines = read_text(path).removeprefix("\ufeff").splitlines()
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or "it is not a text in UTF-8"
     raise UserError(

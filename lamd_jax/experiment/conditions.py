@@ -12,6 +12,7 @@ A configuration has them in the block `condition`, which systems without any lea
 
 from collections.abc import Callable, Mapping, Sequence
 import pathlib
+import re
 from typing import Any, NamedTuple
 
 import jax
@@ -118,6 +119,32 @@ def asked(conditions: Sequence[Condition], count: int, **said: Any) -> Arrays:
     except UnknownLabelError as e:
       raise UserError(f"--label={value}: expected {e.expected}") from e
   return found
+
+
+def label_number(label: int | str, source_fn: Callable[[], sources.VideoSource]) -> int:
+  """Returns the number of a class that is given by its number or by its own name.
+
+  Args:
+    label: The number, also as text, or the name.
+    source_fn: Opens the training videos, which know the names; only called for names.
+
+  Raises:
+    UserError: No video has a class of this name.
+  """
+  if not isinstance(label, str) or re.fullmatch(r"\d{1,9}", label):
+    return int(label)
+  source = source_fn()
+  names: dict[str, int] = {}
+  for note in map(source.annotation, range(len(source))):
+    if "label" in note:
+      name = note.get("class_name", note.get("caption", ""))
+      names.setdefault(str(name), int(note["label"]))
+  if label not in names:
+    known = ", ".join(map(repr, sorted(names)[:20])) or "without names"
+    raise UserError(
+      f"--label={label!r} is no class of the training videos; they have {known}"
+    )
+  return names[label]
 
 
 def check(conditions: Sequence[Condition], *splits: sources.VideoSource) -> None:

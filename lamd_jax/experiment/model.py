@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
-from lamd_jax.data import media
+from lamd_jax.data import media, sources
 from lamd_jax.experiment import conditions, trained
 from lamd_jax.experiment.run import Run, make_run
 from lamd_jax.experiment.workdir import CONFIG
@@ -94,7 +94,7 @@ class Model:
     num: int = 1,
     seed: int = 0,
     caption: str | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
   ) -> Made:
     """Returns videos that begin with a picture.
 
@@ -103,7 +103,7 @@ class Model:
       num: Number of videos, each from other noise.
       seed: Chooses the noise.
       caption: Description of the video, for a model trained with captions.
-      label: The class, for a model trained with classes.
+      label: The class, by number or by name, for a model trained with classes.
 
     Raises:
       UserError: The model does not begin with one frame, or knows no such condition.
@@ -117,7 +117,7 @@ class Model:
     num: int = 1,
     seed: int = 0,
     caption: str | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
   ) -> Made:
     """Returns videos made from noise, under a condition or under none.
 
@@ -125,7 +125,7 @@ class Model:
       num: Number of videos, each from other noise.
       seed: Chooses the noise.
       caption: Description of the video, for a model trained with captions.
-      label: The class, for a model trained with classes.
+      label: The class, by number or by name, for a model trained with classes.
 
     Raises:
       UserError: The model needs a first frame, or knows no such condition.
@@ -141,7 +141,7 @@ class Model:
     num: int = 1,
     seed: int = 0,
     caption: str | None = None,
-    label: int | None = None,
+    label: int | str | None = None,
   ) -> Made:
     """Returns videos that begin with the given one and go on.
 
@@ -151,7 +151,7 @@ class Model:
       num: Number of videos, each from other noise.
       seed: Chooses the noise.
       caption: Description of the video, for a model trained with captions.
-      label: The class, for a model trained with classes.
+      label: The class, by number or by name, for a model trained with classes.
 
     Raises:
       UserError: The model makes whole clips only, or the video is as long already.
@@ -246,7 +246,7 @@ class Model:
     """
     if num < 1:
       raise UserError(f"{num} videos were asked for; expected 1 or more")
-    said, options = said or {}, options or {}
+    said, options = dict(said or {}), options or {}
     reading = self.pipeline.reading(task, options)
     if reading is not None:
       if video is None:
@@ -257,6 +257,11 @@ class Model:
         )
       video = _checked(video, "video")[: reading.most]
       video = media.resize_crop(video, reading.resolution)
+    known = {condition.key for condition in self._run.conditions}
+    if "label" in known and said.get("label") is not None:
+      data = self._run.data(self.config.stages[-1])
+      open_videos = lambda: sources.make_source(data, "train")
+      said["label"] = conditions.label_number(said["label"], open_videos)
     arrays = conditions.asked(self._run.conditions, num, **said)
     return Request(task, num, arrays, video, motions, num_frames, options)
 

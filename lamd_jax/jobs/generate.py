@@ -211,11 +211,12 @@ def _read_motion(model: Model, path: pathlib.Path) -> UInt8[np.ndarray, "f h w 3
 
 def _name(wish: Wish) -> str:
   """Returns the beginning of the names of a wish's files."""
-  clean = lambda path: re.sub(r"[^\w.-]+", "_", path.stem) or "picture"
+  # File systems limit the length of a name, in bytes.
+  short = lambda text: text.encode()[:100].decode(errors="ignore")
+  clean = lambda path: short(re.sub(r"[^\w.-]+", "_", path.stem)) or "picture"
   name = clean(wish.path) if wish.path else "video"
   if wish.task == "transfer":
-    # File systems limit the length of a name.
-    name = f"{name}_by_{'_'.join(map(clean, wish.motions))}"[:100]
+    name = short(f"{name}_by_{'_'.join(map(clean, wish.motions))}")
     return name + ("_mix" if wish.options.get("mix") is not None else "")
   return name if wish.task in FOLDERS else f"{name}_{wish.task}"
 

@@ -1,8 +1,9 @@
 """Sets of clips to measure: anyone's videos as they are, in the order of their names.
 
 A set is a folder with videos, folders of frames and NumPy files, or one NumPy file. No
-video is ever skipped silently: on fewer clips, a score is a different score. The order
-is natural, clip_2 before clip_10, since clips of two sets may be paired by it.
+video is ever skipped silently: on fewer clips, a score is a different score. What is no
+video is decided by `data.listing`, and named. The order is natural, clip_2 before
+clip_10, since clips of two sets may be paired by it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +16,8 @@ from typing import NamedTuple
 from jaxtyping import UInt8
 import numpy as np
 
-from lamd_jax.data import media, order, video_files
-from lamd_jax.data.sets import video_folder
-from lamd_jax.types import UserError
+from lamd_jax.data import listing, media, order
+from lamd_jax.types import UserError, printable
 
 ARRAY_ENDINGS = (".npy", ".npz")
 SEED = 0  # Of the order in which clips are taken where not all are.
@@ -215,7 +215,9 @@ def open_clips(
   file = pathlib.Path(f"{file}.npz")
   # Functions of `os.path` take names that are too long as those of no file.
   if os.path.isdir(path):
-    found = video_folder.walk(path.resolve(), ARRAY_ENDINGS)
+    endings = media.VIDEO_ENDINGS + ARRAY_ENDINGS
+    found, passed_over = listing.list_videos(path.resolve(), endings)
+    listing.warn([f"{printable(str(path))}: {line}" for line in passed_over])
     ordered = sorted(found, key=lambda item: order.natural(item[0]))
     entries = [entry for item in ordered for entry in _entries(path, *item)]
   elif path.suffix.lower() in ARRAY_ENDINGS and os.path.exists(path):
@@ -227,7 +229,7 @@ def open_clips(
     raise UserError(f"{path} {what}; expected a folder of videos, .npy or .npz file")
   if not entries:
     raise UserError(
-      f"no video in {path}: expected files ({', '.join(video_folder.VIDEO_ENDINGS)},"
+      f"no video in {path}: expected files (.mp4, .mov, .avi, .mkv, .webm, .gif, ...,"
       f" {', '.join(ARRAY_ENDINGS)}) or folders of frames"
     )
   if num_frames is None:
@@ -252,7 +254,7 @@ def open_clips(
 
 def _entries(root: pathlib.Path, name: str, frames: tuple[str, ...]) -> Iterator[Entry]:
   path = root / name
-  if frames == video_files.OUTSIDE:
+  if frames == listing.OUTSIDE:
     raise UserError(f"{path} is a link that leads out of the folder; copy the file")
   if frames:
     read = functools.partial(_read_frames, path, frames)

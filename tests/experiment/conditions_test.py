@@ -173,6 +173,20 @@ class ConditionsTest(parameterized.TestCase):
     for kind in ("none", "class", "words"):
       self.assertEqual(conditions.asked(made(kind, num_classes=3, **WORDS), 2), {})
 
+  def test_a_class_is_asked_for_by_number_or_by_its_own_name(self):
+    notes = [
+      {"label": 2, "class_name": "10.0"},
+      {"label": 0, "class_name": "-1"},
+      {"label": 1, "caption": "all clear"},
+    ]
+    number = lambda label: conditions.label_number(label, lambda: Source(notes))
+    self.assertEqual([number(x) for x in ("10.0", "-1", "all clear")], [2, 0, 1])
+    with self.assertRaisesRegex(UserError, "'clear' is no class .*'-1', '10.0', 'all"):
+      number("clear")
+    # Numbers need no videos, which may be gone.
+    self.assertEqual(conditions.label_number("1", absltest.mock.Mock()), 1)
+    self.assertEqual(conditions.label_number(-1, absltest.mock.Mock()), -1)
+
   @parameterized.parameters(
     ("class", dict(label=3), "--label=3: expected 0 to 2"),
     ("class", dict(label=-1), "--label=-1: expected 0 to 2"),

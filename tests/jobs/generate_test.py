@@ -19,7 +19,7 @@ from tiny_lamd import autoencoder
 import window_stages
 from window_stages import Clips, Grey
 
-from lamd_jax.data import media, vocabulary
+from lamd_jax.data import media, sources, vocabulary
 from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.experiment.run import make_run
@@ -198,6 +198,13 @@ class WindowsTest(GenerateTestCase):
     np.testing.assert_array_equal(
       self.stage.calls[1][4]["words"], words.repeat(2, axis=0)
     )
+    source = mock.MagicMock(__len__=lambda source: 2)
+    source.annotation = lambda i: {"label": i, "class_name": ("-1", "waving")[i]}
+    with mock.patch.object(sources, "make_source", return_value=source):
+      self.generate("predict", "class", said={"label": "waving"})
+      np.testing.assert_array_equal(self.stage.calls[2][4]["label"], [1, 1])
+      with self.assertRaisesRegex(UserError, "'wave' is no class .* '-1', 'waving'"):
+        self.generate("predict", "class", said={"label": "wave"})
     with self.assertRaisesRegex(UserError, "--label=3: expected 0 to 2"):
       self.generate("predict", "class", said={"label": 3})
     with self.assertRaisesRegex(UserError, "--caption: .* is 'class', not 'caption'"):

@@ -276,6 +276,18 @@ class ClipSetTest(FolderTestCase):
     ):
       clip_set.open_clips(self.folder, num_frames=7, frame_stride=2)
 
+  def test_a_stray_picture_and_a_twin_are_named_and_the_set_is_usable(self):
+    write_video(self.folder / "a.mp4", 12)
+    write_video(self.folder / "a.gif", 12, codec="gif", pix_fmt="rgb8")
+    write_frames(self.folder / "b", 12)
+    write_frames(self.folder, 1)
+    with self.assertLogs("absl", "WARNING") as logs:
+      clips = clip_set.open_clips(self.folder)
+    self.assertEqual(clips.names, ["a.mp4", "b"])
+    said = "\n".join(logs.output)
+    self.assertIn(".: 1 picture, such as frame_0.png, in a folder that holds", said)
+    self.assertIn("a.gif: the twin of a.mp4", said)
+
   def test_where_there_is_no_video(self):
     with self.assertRaisesRegex(UserError, "no video in .*expected files .*npz"):
       clip_set.open_clips(self.folder)

@@ -38,6 +38,7 @@ from typing import NamedTuple
 
 from lamd_jax.data import video_files
 from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.regular_files import read_text
 from lamd_jax.types import UserError
 
 URL = "https://github.com/Youncy-Hu/MAGE"
@@ -114,13 +115,13 @@ def open_cater_gen(
 
 def _read_entries(path: pathlib.Path) -> list[_Entry]:
   try:
-    content = json.loads(path.read_text(encoding="utf-8"))
+    content = json.loads(read_text(path))
   except OSError as error:
     raise UserError(
       f"data.path={str(path.parent)!r}: {path.name} cannot be read "
       f"({error.strerror}); expected the folder CATER-GEN-v1 or -v2 from {URL}"
     ) from error
-  except ValueError as error:
+  except (ValueError, RecursionError) as error:
     raise UserError(f"{path} is not JSON ({error}); get it again from {URL}") from error
   if not isinstance(content, dict) or not content:
     raise UserError(

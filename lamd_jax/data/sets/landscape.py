@@ -27,9 +27,8 @@ list of 153 of the shots, which is not included here, so its numbers are not com
 with those of all of `sky_test`.
 """
 
-from lamd_jax.data import video_files
+from lamd_jax.data import listing, video_files
 from lamd_jax.data.preprocessing import Sampling, Square
-from lamd_jax.data.sets import video_folder
 from lamd_jax.types import UserError
 
 URL = "https://drive.google.com/file/d/1xWLiU-MBGN7MrsFHQm4_yXmfHBsMbJQo"
@@ -73,8 +72,10 @@ def open_landscape(
       f"with {layout}"
     )
   # Shots are folders of frames; video files do not belong to the data set.
-  found = sorted(shot for shot in video_folder.walk(folder) if shot[1])
-  shots, skipped = video_files.look_at(folder, found, sampling.min_frames, FPS)
+  found, passed_over = listing.list_videos(folder, endings=())
+  shots, skipped = video_files.look_at(
+    folder, found, sampling.min_frames, FPS, passed_over
+  )
   if not shots:
     raise video_files.none_usable(
       f"in {_FOLDERS[split]} of data.path={str(path)!r}",

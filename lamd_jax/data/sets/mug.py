@@ -27,9 +27,9 @@ LFDM groups its sFVD, the mean of the FVDs within each person.
 
 import pathlib
 
-from lamd_jax.data import video_files
+from lamd_jax.data import listing, video_files
 from lamd_jax.data.preprocessing import Sampling, Square
-from lamd_jax.data.sets import video_folder
+from lamd_jax.types import printable
 
 URL = "https://mug.ee.auth.gr/fed/"
 FPS = 19.0
@@ -87,14 +87,15 @@ def open_mug(
   found: list[tuple[str, tuple[str, ...]]] = []
   annotations: dict[str, dict[str, int | str]] = {}
   left_out: list[str] = []
-  for name, frames in sorted(video_folder.walk(root)):
-    known = _read_name(name) if frames else "not a folder of frames"
+  takes_there, passed_over = listing.list_videos(root, endings=())
+  for name, frames in takes_there:
+    known = _read_name(name)
     if isinstance(known, str):
-      left_out.append(f"{name}: {known}")
+      left_out.append(f"{printable(name)}: {known}")
     elif known["subject"] in SUBJECTS[split]:
       found.append((name, frames))
       annotations[name] = known
-  takes, skipped = video_files.look_at(root, found, taken.min_frames, FPS)
+  takes, skipped = video_files.look_at(root, found, taken.min_frames, FPS, passed_over)
   skipped = left_out + skipped
   if not takes:
     raise video_files.none_usable(

@@ -39,6 +39,7 @@ from absl import logging
 
 from lamd_jax.data import video_files
 from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.regular_files import read_text
 from lamd_jax.types import UserError
 
 URL = "https://github.com/yalesong/natops"
@@ -77,7 +78,7 @@ BOX = (10, 239, 30, 290)
 """The part that is cut out: first row, row after the last, and the same for columns."""
 _NUM_SUBJECTS = 20
 _GESTURE = re.compile(r"\d+\s*,\s*\d+\s*,\s*\d+")
-_REPETITION = re.compile(r"\d+\s*:\s*(\d+)\s*,\s*(\d+)")
+_REPETITION = re.compile(r"\d+\s*:\s*(\d{1,9})\s*,\s*(\d{1,9})\b")
 
 # By person and gesture, from 1: first and last frame of each repetition, from 0.
 _Segments = dict[tuple[int, int], list[tuple[int, int]]]
@@ -168,7 +169,7 @@ def open_natops(
 def _read_segmentation(path: pathlib.Path) -> _Segments:
   again = f"get it again from {URL}"
   try:
-    text = path.read_text(encoding="utf-8", errors="replace")
+    text = read_text(path, errors="replace")
   except OSError as error:
     raise UserError(
       f"data.path={str(path.parent)!r}: {path.name} cannot be read "

@@ -23,6 +23,7 @@ import numpy as np
 from tensorflow_datasets.proto import tf_example_pb2
 
 from lamd_jax.data import media, replacement
+from lamd_jax.data.regular_files import read_text
 from lamd_jax.data.sets import bair
 from lamd_jax.types import UserError
 
@@ -159,6 +160,10 @@ def _find(tfds_name: str, data_dir: str | None) -> pathlib.Path:
   default = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
   root = pathlib.Path(data_dir or default).expanduser()
   path, _, version = tfds_name.partition(":")
+  if not re.fullmatch(r"[\w.*-]*", version):
+    raise UserError(
+      f"data.tfds_name={tfds_name!r}: expected a version such as 1.0.0 after the colon"
+    )
   base = root / path
   found = [path.parent for path in base.glob(f"{version or '*'}/features.json")]
   if not found:
@@ -184,8 +189,14 @@ def _find(tfds_name: str, data_dir: str | None) -> pathlib.Path:
 
 
 def _choose_key(folder: pathlib.Path, image_key: str | None) -> str:
-  features = json.loads((folder / "features.json").read_text())
-  sequences, others = _image_sequences(features)
+  file = folder / "features.json"
+  try:
+    sequences, others = _image_sequences(json.loads(read_text(file)))
+  # Of any damage, as what is read is of any shape.
+  except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    raise UserError(
+      f"{str(file)!r} cannot be read ({error}); copy the data set again"
+    ) from error
   if image_key in sequences:
     return image_key
   if not sequences:
@@ -208,7 +219,7 @@ def _image_sequences(
   """Returns dotted names of the image sequences and of all other features."""
   if "featuresDict" in feature:
     sequences, others = [], []
-    for name, inner in sorted(feature["featuresDict"].get("features", {}).items()):
+    for name, inner in sorted(dict(feature["featuresDict"]["features"]).items()):
       found = _image_sequences(inner, f"{path}.{name}" if path else name, depth)
       sequences += found[0]
       others += found[1]
@@ -243,11 +254,11 @@ def _open_split(
       f"{str(folder)!r} has no split {name!r}; it has: {', '.join(sorted(shards))}"
     )
   count = max(count for count, _ in shards[name].values())
-  missing = [number for number in range(count) if number not in shards[name]]
-  if missing:
+  if missing := count - len(shards[name]):
+    first = next(number for number in range(count) if number not in shards[name])
     raise UserError(
-      f"{str(folder)!r}: {len(missing)} of the {count} files of split {name!r} are "
-      f"missing, the first is number {missing[0]}; copy the folder again"
+      f"{str(folder)!r}: {missing} of the {count} files of split {name!r} are "
+      f"missing, the first is number {first}; copy the folder again"
     )
   paths = [str(shards[name][number][1]) for number in range(count)]
   try:

@@ -27,6 +27,7 @@ from absl import logging
 
 from lamd_jax.data import video_files
 from lamd_jax.data.preprocessing import Square
+from lamd_jax.data.regular_files import read_text
 from lamd_jax.types import UserError
 
 URL = "https://www.crcv.ucf.edu/data/UCF101.php"
@@ -121,7 +122,7 @@ def _annotation(class_name: str, labels: dict[str, int]) -> dict[str, int | str]
 def _read_lines(path: pathlib.Path) -> list[tuple[int, list[str]]]:
   """Returns number and words of each line that is not empty."""
   try:
-    text = path.read_text(encoding="utf-8")
+    text = read_text(path)
   except (OSError, UnicodeDecodeError) as error:
     reason = getattr(error, "strerror", None) or "it is not a text file"
     raise UserError(

@@ -1,6 +1,7 @@
 """A folder of videos with a csv that describes them, such as Kinetics.
 
-The csv has a header; columns that no key names are ignored. Kinetics itself is
+The csv has a header; columns that no key names are ignored. A row names a video file or
+a folder of frames. Kinetics itself is
 published as such files, with labels and times in web videos, and whoever downloads it
 cuts the videos: add a column with the paths of yours. Many videos have disappeared by
 then, so rows without a video are counted, not refused.
@@ -11,18 +12,25 @@ evaluation takes the first clips.
 
 import collections
 import csv as csv_lib
+import decimal
 import pathlib
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from absl import logging
 
 from lamd_jax.data import video_files
 from lamd_jax.data.preprocessing import Square
 from lamd_jax.data.sets import video_folder
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, printable
 
 TRAIN = "train"
 """Value of the split column for training videos."""
+
+
+# As pandas and people write them; decimal, so that digits beyond a float's count too.
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d{1,3})?")
+_MOST_NAMED = 50  # Classes in the line of the log.
 
 
 class _Columns(NamedTuple):
@@ -72,7 +80,8 @@ def open_video_csv(
     num_frames: Number of frames of a window.
     path_column: Column with the paths of the videos, relative to the folder.
     label_column: Column with the classes, by name or by number. They are numbered from
-      0 in the order of the names, or of the numbers, of all training rows.
+      0 in the order of the names, or of the numbers, of all training rows; 1 and 1.0
+      are one number. The log says which class has which number.
     caption_column: Column with the captions.
     split_column: Column with the split: "train" for training; other values are for
       evaluation or unused.
@@ -106,7 +115,13 @@ def open_video_csv(
     parts = _split(rows, split_column, eval_value)
   if caption_column and not empty_captions:
     _require_captions(parts, caption_column)
-  classes = _classes(parts, label_column) if label_column else None
+  classes = None
+  if label_column:
+    parts, classes = _classes(parts, label_column)
+    if split == "train":
+      numbered = [f"{printable(name)} is {i}" for name, i in classes.items()]
+      more = f", ... ({len(numbered)} classes)" if len(numbered) > _MOST_NAMED else ""
+      logging.info("labels: %s%s", ", ".join(numbered[:_MOST_NAMED]), more)
   has_split = bool(eval_csv or split_column)
   if split == "eval" and has_split:
     _warn_of_overlap(parts)
@@ -119,13 +134,15 @@ def open_video_csv(
     where=eval_csv if eval_csv and split == "eval" else csv,
     expected=f"column {path_column!r} to name files in data.path={str(path)!r}",
   )
-  fps = video_files.median_fps(videos.values())
+  by_path = {video.name: video for video in videos.values()}
+  fps = video_files.median_fps(by_path.values())
   if not has_split:
-    divided = video_folder.divide(list(videos.values()), span, split)
-    videos = {video.name: video for video in divided}
+    divided = video_folder.divide(list(by_path.values()), span, split)
+    by_path = {video.name: video for video in divided}
+  videos = {x: by_path[y.name] for x, y in videos.items() if y.name in by_path}
   used = [row for row in parts[split] if row.name in videos]
   if split == "eval":  # Counting a clip twice makes a small set look large.
-    used = list({row.name: row for row in reversed(used)}.values())
+    used = list({videos[row.name].name: row for row in reversed(used)}.values())
   annotated = [
     videos[row.name]._replace(annotation=_annotation(row, columns, classes))
     for row in used
@@ -243,25 +260,38 @@ def _require_captions(parts: dict[str, list[_Row]], column: str) -> None:
     )
 
 
-def _classes(parts: dict[str, list[_Row]], column: str) -> dict[str, int]:
-  """Returns the number of each class, by its name in the csv."""
+def _classes(
+  parts: dict[str, list[_Row]], column: str
+) -> tuple[dict[str, list[_Row]], dict[str, int]]:
+  """Returns the rows with one spelling for each class, and the number of each class."""
   rows = list(dict.fromkeys(row for part in parts.values() for row in part))
   if empty := [row.name for row in rows if not row.label]:
     raise UserError(
       f"data.label_column={column!r} is empty in {len(empty)} of {len(rows)} rows, "
       f"the first is that of {empty[0]!r}; complete it"
     )
-  labels = {row.label for row in parts["train"]}
-  are_numbers = all(label.isdecimal() for label in labels)
-  ordered = sorted(labels, key=int) if are_numbers else sorted(labels)
+  labels = sorted({row.label for row in parts["train"]}, key=lambda x: (len(x), x))
+  are_numbers = all(_NUMBER.fullmatch(label) for label in labels)
+  key_of = lambda label: label
+  if are_numbers:
+    is_number = _NUMBER.fullmatch
+    key_of = lambda label: decimal.Decimal(label) if is_number(label) else label
+  names: dict[Any, str] = {}  # The shortest spelling of each number.
+  for label in labels:
+    names.setdefault(key_of(label), label)
+  ordered = [names[key] for key in sorted(names)]
   for row in parts["eval"]:
-    if row.label not in labels:
+    if key_of(row.label) not in names:
       raise UserError(
-        f"{row.name!r} is for evaluation and has the label {row.label!r}, which no "
-        f"video for training has; expected one of its {len(labels)} labels, such as "
-        f"{ordered[0]!r}"
+        f"{row.name!r} is for evaluation and has the label {row.label[:200]!r}, which "
+        f"no video for training has; expected one of its {len(ordered)} labels, such "
+        f"as {ordered[0][:200]!r}"
       )
-  return {label: number for number, label in enumerate(ordered)}
+  renamed = {
+    split: [row._replace(label=names[key_of(row.label)]) for row in part]
+    for split, part in parts.items()
+  }
+  return renamed, {name: number for number, name in enumerate(ordered)}
 
 
 def _warn_of_overlap(parts: dict[str, list[_Row]]) -> None:
@@ -273,5 +303,5 @@ def _warn_of_overlap(parts: dict[str, list[_Row]]) -> None:
       "say nothing about new ones",
       len(both),
       len(evaluated),
-      both[0],
+      printable(both[0]),
     )

@@ -4,21 +4,19 @@ A hash of the name decides which videos are held out, so adding videos does not 
 it. `divide` treats folders with few videos differently.
 """
 
-from collections.abc import Iterator
 import hashlib
 import math
 import os
-import pathlib
 
 from absl import logging
 
-from lamd_jax.data import order, video_files
+from lamd_jax.data import listing, video_files
 from lamd_jax.data.preprocessing import Square
 from lamd_jax.types import UserError
 
-VIDEO_ENDINGS = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".gif")
-FRAME_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
-
+# Some of the endings that `listing` knows.
+_FILES = "mp4, mov, avi, mkv, webm, gif, ..."
+_FRAMES = "png, jpg, webp, ..."
 _MIN_VIDEOS_TO_SPLIT = 10
 _EVAL_FRACTION = 0.1
 
@@ -34,9 +32,9 @@ def open_video_folder(
 ) -> video_files.VideoFiles:
   """Lists and probes all videos in a folder and its subfolders.
 
-  Broken files, files that are no video and videos that are too short are left out;
-  each is named once in the log, and in `skipped` of both splits. At most one frame of
-  each file is decoded.
+  What `listing` passes over, and videos that are broken or too short, are left out;
+  each is named once in the log, and in `skipped` of both splits. Most files are not
+  decoded beyond their first frame.
 
   Args:
     split: "train" or "eval".
@@ -50,18 +48,18 @@ def open_video_folder(
   Returns:
     The source; its annotations are empty, as nothing is known of users' videos.
   """
-  files, frames = _endings(VIDEO_ENDINGS), _endings(FRAME_ENDINGS)
-  expected = f"with videos ({files}) or folders of frames ({frames})"
+  expected = f"with videos ({_FILES}) or folders of frames ({_FRAMES})"
   root = video_files.open_folder("data.path", path, expected)
   span = (num_frames - 1) * frame_stride + 1
   resolved = root.resolve()
-  videos, skipped = video_files.look_at(resolved, sorted(walk(resolved)), span)
+  found, passed_over = listing.list_videos(resolved)
+  videos, skipped = video_files.look_at(resolved, found, span, None, passed_over)
   if not videos:
-    found = f"; left out: {skipped[0]}" if skipped else ""
+    named = f"; left out: {skipped[0]}" if skipped else ""
     more = f" (and {len(skipped) - 1} more)" if len(skipped) > 1 else ""
     raise UserError(
       f"no video of {span} frames or more in {str(path)!r}; looked for "
-      f"{files} and for folders of {frames}, in all subfolders{found}{more}"
+      f"{_FILES} and for folders of {_FRAMES}, in all subfolders{named}{more}"
     )
   return video_files.VideoFiles(
     root,
@@ -73,52 +71,9 @@ def open_video_folder(
   )
 
 
-def _endings(endings: tuple[str, ...]) -> str:
-  return ", ".join(ending[1:] for ending in endings)
-
-
-def walk(
-  root: pathlib.Path, more_endings: tuple[str, ...] = ()
-) -> Iterator[tuple[str, tuple[str, ...]]]:
-  """Yields (relative path, frames) of all videos; the frames of a file are ().
-
-  Links are followed as long as they stay inside the folder; others yield (relative
-  path, OUTSIDE). `more_endings` are further file endings of videos.
-  """
-  seen: set[pathlib.Path] = set()
-  for folder, folders, files in os.walk(root, followlinks=True):
-    here = pathlib.Path(folder)
-    relative = here.relative_to(root)
-    real = here.resolve()
-    if real in seen:  # A link to a folder that is visited anyway, or a loop.
-      folders.clear()
-      continue
-    seen.add(real)
-    if not real.is_relative_to(root):
-      folders.clear()
-      yield relative.as_posix(), video_files.OUTSIDE
-      continue
-    folders[:] = sorted(name for name in folders if not name.startswith("."))
-    frames: list[str] = []
-    for name in sorted(files, key=order.natural):
-      ending = pathlib.Path(name).suffix.lower()
-      is_file = ending in VIDEO_ENDINGS + more_endings
-      if name.startswith(".") or not (is_file or ending in FRAME_ENDINGS):
-        continue
-      file = here / name
-      if file.is_symlink() and not file.resolve().is_relative_to(root):
-        yield (relative / name).as_posix(), video_files.OUTSIDE
-      elif is_file:
-        yield (relative / name).as_posix(), ()
-      else:
-        frames.append(name)
-    if frames:
-      yield relative.as_posix(), tuple(frames)
-
-
 def _hash(name: str) -> float:
   """Returns a number in [0, 1) that depends on the name alone."""
-  return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
+  return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big") / 2**64
 
 
 def divide(

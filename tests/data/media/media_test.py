@@ -231,6 +231,14 @@ class ImageTest(FolderTestCase):
     self.assertGreater(read[20:].min(), 240)  # What was right is below.
     self.assertLess(read[:12].max(), 15)
 
+  def test_a_picture_with_damaged_exif_is_read_as_it_is_stored(self):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    path = self.save(Image.new("RGB", (9, 4)), "a.webp", exif=exif)
+    self.assertEqual(media.read_image(path).shape, (9, 4, 3))
+    path.write_bytes(path.read_bytes().replace(b"MM\0*", b"MM\0\0"))
+    self.assertEqual(media.read_image(path).shape, (4, 9, 3))
+
   @parameterized.parameters((1, 1), (1, 900), (700, 2), (3, 3))
   def test_any_size_can_be_brought_to_a_square(self, height, width):
     path = self.save(Image.new("RGB", (width, height), (10, 200, 30)))

@@ -1,5 +1,6 @@
 """Sky time-lapse as it is distributed, in small: videos, their shots, frames."""
 
+import os
 import shutil
 
 from absl.testing import absltest
@@ -48,6 +49,15 @@ class LandscapeTest(FolderTestCase):
   def names(self, source):
     return [video.name for video in source._videos]
 
+  def test_names_that_are_not_utf_8_are_shuffled_and_read(self):
+    name = os.fsdecode(b"caf\xe9/1")
+    write_frames(self.folder / "sky_train" / name, 20, ".jpg")
+    with self.assertLogs("absl", "WARNING"):
+      source = self.source()
+    self.assertIn(name, self.names(source))
+    window = source.read(self.names(source).index(name), 3, 4, 2)
+    self.assertEqual(numbers_of(window), [3, 5, 7, 9])
+
   def test_each_split_is_its_folder(self):
     with self.assertLogs("absl", "WARNING") as logs:
       train, held_out = self.source(), self.source("eval")
@@ -61,8 +71,15 @@ class LandscapeTest(FolderTestCase):
       {"07U1fSrk9oI/07U1fSrk9oI_1", "07U1fSrk9oI/07U1fSrk9oI_2"},
     )
     line = "Ei_PONHmJnA/Ei_PONHmJnA_1: too short, 2 frames of the 7 needed"
-    self.assertEqual(train.skipped, [line])
-    self.assertLen(logs.output, 1)
+    self.assertEqual(
+      train.skipped,
+      [
+        "preview.mp4: not looked at, by its ending (.mp4, 1 file)",
+        "readme: not looked at, by its ending (none, 1 file)",
+        line,
+      ],
+    )
+    self.assertLen(logs.output, 3)
     self.assertEqual((train.annotation(0), train.num_classes), ({}, None))
 
   def test_shots_do_not_come_in_the_order_of_their_videos(self):
@@ -115,9 +132,9 @@ class LandscapeTest(FolderTestCase):
       write_frames(self.folder / f"sky_train/Ei_PONHmJnA/{number}", 1, ".jpg")
     with self.assertLogs("absl", "WARNING") as logs:
       source = self.source()
-    self.assertLen(source.skipped, 31)
+    self.assertLen(source.skipped, 33)
     self.assertLen(logs.output, 21)
-    self.assertIn("left out: 11 more", logs.output[-1])
+    self.assertIn("left out: 13 more", logs.output[-1])
 
   def test_folders_that_are_not_there_are_named_with_where_to_get_them(self):
     url = "https://drive.google.com/file/d/"

@@ -80,8 +80,8 @@ class MugTest(FolderTestCase):
         "005/anger/take000: a person of neither part of the split",
         "008/mixed/take000: expected one of anger, disgust, fear, happiness, neutral,"
         " sadness, surprise",
-        "008/notes.avi: not a folder of frames",
         "008/take000: expected <person>/<expression>/<take>",
+        "008/notes.avi: not looked at, by its ending (.avi, 1 file)",
       ],
     )
 

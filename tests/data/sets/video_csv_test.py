@@ -2,10 +2,11 @@
 
 import pathlib
 import tempfile
+import unicodedata
 
 from absl.testing import absltest, parameterized
 import numpy as np
-from video_fixtures import FolderTestCase, numbers_of, write_video
+from video_fixtures import FolderTestCase, numbers_of, write_frames, write_video
 
 from lamd_jax.data import sources
 from lamd_jax.types import UserError
@@ -109,6 +110,98 @@ class VideoCsvTest(FolderTestCase):
     }
     self.assertEqual(
       labels, {"dance.mp4": (0, "0"), "a.mp4": (1, "9"), "b/swim.mp4": (2, "10")}
+    )
+
+  def numbered(self, labels, **values):
+    """The number and the name of the class of each label, by video."""
+    rows = [
+      row.replace("swimming", labels[0]).replace("archery", labels[1]) for row in ROWS
+    ]
+    rows = [row.replace("dancing", labels[2]) for row in rows]
+    source = self.source(csv=str(self.write_csv("n.csv", *rows)), **values)
+    return {
+      name.removesuffix(".mp4"): (x["label"], x["class_name"])
+      for name, x in self.known(source).items()
+    }
+
+  @parameterized.parameters(
+    ("10.0", "2.0", "0.0"),
+    ("1e1", "+2", "-3"),
+    ("10.5", "9.75", "-0.5"),
+    ("1" * 5000, "9" * 4999, "-" + "1" * 5001),
+    ("0.1000000000000000000001", "0.1", ".09"),
+  )
+  def test_numbers_are_ordered_as_numbers_however_written(self, *labels):
+    self.assertEqual(
+      self.numbered(labels),
+      {"b/swim": (2, labels[0]), "a": (1, labels[1]), "dance": (0, labels[2])},
+    )
+
+  def test_one_number_written_in_two_ways_is_one_class(self):
+    rows = [row.replace("archery", "1").replace("swimming", "2.0") for row in ROWS]
+    rows = [row.replace("dancing", "0.0") for row in rows]
+    rows[3] = rows[3].replace("2.0", "2")
+    file = str(self.write_csv("n.csv", *rows))
+    train, held_out = self.source(csv=file), self.source("eval", csv=file)
+    self.assertEqual(train.num_classes, 3)
+    swim = dict(label=2, class_name="2.0")
+    self.assertContainsSubset(swim, self.known(train)["b/swim.mp4"])
+    self.assertContainsSubset(swim, self.known(held_out)["b/swim2.mp4"])
+
+  def test_one_label_that_is_no_number_makes_all_of_them_names(self):
+    found = self.numbered(["10", "9", "unknown"])
+    self.assertEqual(
+      found, {"b/swim": (0, "10"), "a": (1, "9"), "dance": (2, "unknown")}
+    )
+
+  def test_the_log_says_which_label_has_which_number(self):
+    with self.assertLogs("absl", "INFO") as logs:
+      self.numbered(["10.0", "2.0", "0.0"])
+    self.assertIn("labels: 0.0 is 0, 2.0 is 1, 10.0 is 2", "".join(logs.output))
+
+  def test_names_with_accents_are_found_and_read_however_they_are_composed(self):
+    there = unicodedata.normalize("NFD", "caf\u00e9.mp4")
+    write_video(self.clips / there, 20)
+    listed = unicodedata.normalize("NFC", there)
+    rows = [*ROWS, f"5,{listed},archery,coffee,train", f"6,{there},archery,tea,val"]
+    source = self.source(csv=str(self.write_csv("nfc.csv", *rows)))
+    self.assertEmpty(source.skipped)
+    index = [video.name for video in source._videos].index(there)
+    self.assertEqual(source.annotation(index)["caption"], "coffee")
+    self.assertEqual(numbers_of(source.read(index, 1, 4, 2)), [1, 3, 5, 7])
+    held_out = self.source("eval", csv=str(self.write_csv("nfc.csv", *rows)))
+    self.assertEqual(self.known(held_out)[there]["caption"], "tea")
+
+  def test_a_clip_listed_in_both_spellings_is_evaluated_once(self):
+    there = unicodedata.normalize("NFD", "caf\u00e9.mp4")
+    write_video(self.clips / there, 20)
+    other = unicodedata.normalize("NFC", there)
+    rows = [*ROWS, f"5,{other},archery,coffee,val", f"6,{there},archery,tea,val"]
+    held_out = self.source("eval", csv=str(self.write_csv("nfc.csv", *rows)))
+    self.assertLen(held_out, 3)
+
+  @parameterized.parameters("part", None)
+  def test_a_row_may_name_a_folder_of_frames(self, split_column):
+    write_frames(self.clips / "walk", 20)
+    rows = [*ROWS, "5,walk,archery,a man walks,train"]
+    file = str(self.write_csv("frames.csv", *rows))
+    with self.assertLogs("absl", "WARNING"):
+      source = self.source(csv=file, split_column=split_column)
+    index = [video.name for video in source._videos].index("walk")
+    self.assertEqual(source.annotation(index)["caption"], "a man walks")
+    self.assertEqual(numbers_of(source.read(index, 1, 4, 2)), [1, 3, 5, 7])
+
+  def test_what_is_missing_comes_with_a_hint(self):
+    rows = ["0,dance,x,y,train", "1,b\\swim.mp4,x,y,train", "2,a.mp4,x,y,train"]
+    rows.append(ROWS[4].replace("archery", "x"))
+    with self.assertLogs("absl", "WARNING"):
+      source = self.source(csv=str(self.write_csv("hints.csv", *rows)))
+    self.assertEqual(
+      source.skipped,
+      [
+        "dance: not in the folder; dance.mp4 is",
+        r"b\swim.mp4: not in the folder; with forward slashes, b/swim.mp4 is",
+      ],
     )
 
   def test_a_second_file_may_list_what_is_held_out(self):

@@ -1,5 +1,6 @@
 """A folder of somebody's videos, with everything that folders have in them."""
 
+import os
 import pathlib
 import tempfile
 
@@ -47,11 +48,56 @@ class VideoFolderTest(FolderTestCase):
     (self.folder / ".hidden.mp4").write_text("not looked at")
     source = self.quiet_source()
     self.assertLen(source, 8)
-    self.assertEmpty(source.skipped)
+    self.assertEqual(
+      source.skipped, ["notes.txt: not looked at, by its ending (.txt, 1 file)"]
+    )
     self.assertEqual(source.fps, 25.0)
     self.assertEqual(source.annotation(0), {})
     for index in range(8):
       self.assertEqual(source.read(index, 0, 4, 2).shape, (4, 16, 16, 3))
+
+  def test_pictures_next_to_videos_and_twins_are_named_and_not_trained_on(self):
+    self.write("a.mp4")
+    self.write("a.gif", codec="gif", pix_fmt="rgb8")
+    write_frames(self.folder, 1, pattern="sheet_{}")
+    with self.assertLogs("absl", "WARNING") as logs:
+      train, held_out = self.source(), self.source("eval")
+    self.assertEqual([video.name for video in train._videos], ["a.mp4"])
+    self.assertEqual([video.name for video in held_out._videos], ["a.mp4"])
+    lines = [
+      ".: 1 picture, such as sheet_0.png, in a folder that holds videos",
+      "a.gif: the twin of a.mp4",
+    ]
+    self.assertEqual(train.skipped, lines)
+    for line in lines:  # Once, not for each split.
+      self.assertLen([x for x in logs.output if line in x], 1)
+
+  def test_names_that_are_not_utf_8_are_divided_and_read(self):
+    names = [os.fsdecode(b"caf\xe9_%d.mp4" % number) for number in range(12)]
+    for name in names:
+      self.write(name, num_frames=9)
+    train, held_out = self.source(), self.source("eval")
+    found = [video.name for source in (train, held_out) for video in source._videos]
+    self.assertCountEqual(found, names)
+    self.assertEqual(numbers_of(train.read(0, 0, 4, 2)), [0, 2, 4, 6])
+
+  def test_a_name_with_escape_codes_is_not_printed_raw(self):
+    self.write("a.mp4")
+    (self.folder / "\x1b[31m\nred: 1.mp4").write_text("no video")
+    with self.assertLogs("absl", "WARNING") as logs:
+      source = self.source()
+    self.assertStartsWith(source.skipped[0], r"\x1b[31m\nred: 1.mp4: Invalid data")
+    self.assertTrue(all(line.isprintable() for line in logs.output))
+
+  def test_a_colon_before_a_slash_is_no_protocol(self):
+    self.write("http:/clip.mp4")
+    self.write("concat:a|b.mp4")
+    self.write("subfile,,start,0,end,9,,:c.mp4")
+    self.write("%03d.mp4")
+    source = self.source()
+    self.assertLen(source, 4)
+    for index in range(4):
+      self.assertEqual(numbers_of(source.read(index, 0, 4, 2)), [0, 2, 4, 6])
 
   @parameterized.parameters(".png", ".JPG", ".webp")
   def test_frames_of_a_folder_come_in_the_order_people_count(self, ending):
