@@ -6,9 +6,7 @@ returns one, and add it to `SOURCES`; its keyword arguments are the keys of
 """
 
 from collections.abc import Callable, Mapping
-import difflib
-import inspect
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 import numpy as np
@@ -24,7 +22,15 @@ from lamd_jax.data.sets import (
   video_csv,
   video_folder,
 )
-from lamd_jax.types import UserError
+from lamd_jax.schema import (
+  Block,
+  Field,
+  OneOf,
+  block,
+  check_block,
+  check_key,
+)
+from lamd_jax.types import Config
 
 
 @runtime_checkable
@@ -78,6 +84,31 @@ SOURCES: dict[str, Callable[..., VideoSource]] = {
 }
 
 
+SourceName = Annotated[str, OneOf(sorted(SOURCES))]
+
+
+def data_block(
+  data: Config, where: str = "data", without: tuple[str, ...] = ()
+) -> Block:
+  """Returns the keys that the source of a block knows.
+
+  Args:
+    data: The block, whose `name` is a key of SOURCES.
+    where: Its path in the configuration, for messages.
+    without: Keys of the source that the block does not set.
+
+  Raises:
+    UserError: The name is missing or not known.
+  """
+  name = check_key(data, "name", SourceName, where)
+  return block(
+    SOURCES[name],
+    taker=f"{where}.name={name!r}",
+    without=("split", *without),
+    name=Field(SourceName),
+  )
+
+
 def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   """Opens the source that a configuration names.
 
@@ -93,23 +124,6 @@ def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   """
   if split not in ("train", "eval"):
     raise ValueError(f"unknown split: {split!r}")
-  values = dict(data)
-  name = values.pop("name", None)
-  if name not in SOURCES:
-    raise UserError(f"data.name is {name!r}; known: {', '.join(sorted(SOURCES))}")
-  parameters = dict(inspect.signature(SOURCES[name]).parameters)
-  del parameters["split"]
-  known = list(parameters)
-  for key in values:
-    if key not in known:
-      close = difflib.get_close_matches(key, known, n=1)
-      hint = f"did you mean data.{close[0]}?" if close else f"known: {', '.join(known)}"
-      raise UserError(f"data.{key} means nothing to data.name={name!r}; {hint}")
-  for key, parameter in parameters.items():
-    if parameter.default is parameter.empty and key not in values:
-      raise UserError(f"data.{key} is not set; data.name={name!r} needs it")
-  for key in ("num_frames", "frame_stride", "resolution", "num_train", "num_eval"):
-    value = values.get(key, 1)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-      raise UserError(f"data.{key} is {value!r}; expected a whole number from 1 on")
+  values = check_block(data, data_block(data), "data")
+  name = values.pop("name")
   return SOURCES[name](split, **values)

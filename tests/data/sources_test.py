@@ -29,11 +29,11 @@ class MakeSourceTest(parameterized.TestCase):
       dict(path="x"),
       "data.path means nothing to data.name='shapes'; known: num_frames",
     ),
-    (dict(num_frames=0), "data.num_frames is 0; expected a whole number from 1 on"),
-    (dict(resolution=32.5), "data.resolution is 32.5; expected a whole number"),
-    (dict(frame_stride=-1), "data.frame_stride is -1;"),
-    (dict(num_eval=True), "data.num_eval is True;"),
-    (dict(name="video_folder"), "data.path is not set; data.name='video_folder'"),
+    (dict(num_frames=0), "data.num_frames=0: expected a whole number from 1 to"),
+    (dict(resolution=32.5), "data.resolution=32.5: expected a whole number"),
+    (dict(frame_stride=-1), "data.frame_stride=-1:"),
+    (dict(num_eval=True), "data.num_eval=True:"),
+    (dict(name="video_folder"), "data.path is missing; data.name='video_folder'"),
   )
   def test_a_mistake_names_the_key_and_what_to_do(self, change, expected):
     with self.assertRaisesRegex(UserError, expected) as caught:
@@ -41,7 +41,7 @@ class MakeSourceTest(parameterized.TestCase):
     self.assertNotIn("\n", str(caught.exception))
 
   def test_a_missing_key_is_named(self):
-    with self.assertRaisesRegex(UserError, "data.num_frames is not set"):
+    with self.assertRaisesRegex(UserError, "data.num_frames is missing"):
       sources.make_source(dict(name="shapes"), "train")
 
   def test_neither_tensorflow_nor_pytorch_is_imported(self):
