@@ -7,16 +7,28 @@ import logging as std_logging
 import pathlib
 import re
 import sys
+from typing import Any
 
 from absl import flags
+import ml_collections
+from ml_collections import config_flags
 
-from lamd_jax.types import UserError
+from lamd_jax.schema import FilePath, check, shown
+from lamd_jax.types import UserError, printable
 
 
 def fail(message: str) -> int:
-  """Prints an error; returns the exit status for it."""
-  print(f"error: {message}", file=sys.stderr)
+  """Prints an error in one line, whatever is in it; returns the exit status for it."""
+  print(f"error: {printable(message)}", file=sys.stderr)
   return 2
+
+
+def define_config(name: str, text: str) -> flags.FlagHolder:
+  """Defines the flag of a configuration, which may be any Python file."""
+  holder = config_flags.DEFINE_config_file(name, None, text, lock_config=True)
+  flag = flags.FLAGS[name]
+  flag.parser = _ConfigFile(flag.parser)
+  return holder
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
@@ -24,8 +36,40 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
   try:
     _check_config_file(argv)
     return flags.FLAGS(list(argv))
+  except KeyboardInterrupt:
+    print("interrupted", file=sys.stderr)
+    sys.exit(130)
   except Exception as e:  # A configuration is a program, which may raise anything.
     sys.exit(fail(_explain(e, argv)))
+
+
+class _ConfigFile(flags.ArgumentParser):
+  """Loads a configuration, and says what is wrong with it if it is none."""
+
+  def __init__(self, load: flags.ArgumentParser):
+    """Wraps the parser of ml_collections."""
+    self._load = load
+
+  def parse(self, path: str) -> ml_collections.ConfigDict:
+    """Returns what `get_config` of the file returns; a dict is as good."""
+    try:
+      config: Any = self._load.parse(path)
+      # Its way to put off what opening the file raised.
+      if type(config).__name__ == "_ErrorConfig":
+        config.lock()
+      if isinstance(config, dict):
+        config = ml_collections.ConfigDict(config).lock()
+    except SystemExit as e:
+      raise UserError(
+        f"--config={path}: the file ended the program, with {shown(e.code)};"
+        " get_config is to return a configuration"
+      ) from e
+    if not isinstance(config, ml_collections.ConfigDict):
+      raise UserError(
+        f"--config={path}: get_config returns {shown(config)}; expected an"
+        " ml_collections.ConfigDict"
+      )
+    return config
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
@@ -37,7 +81,8 @@ def _check_config_file(argv: Sequence[str]) -> None:
     name, equals, value = argument.partition("=")
     if name not in ("-config", "--config"):
       continue
-    path = pathlib.Path((value if equals else following).partition(":")[0])
+    text, _, _ = (value if equals else following).partition(":")
+    path = pathlib.Path(check(text, FilePath, "--config"))
     if not path.is_file():
       there = {p.name: p for p in sorted(path.parent.glob("*.py"))}
       close = difflib.get_close_matches(path.name, there, n=1)

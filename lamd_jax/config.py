@@ -1,43 +1,8 @@
-"""Configurations: arguments after the colon, shared blocks, objects built from values.
-
-A dataclass that a configuration fills declares in its annotations which values it
-takes, and `build` checks them:
-
-    form: Literal["hinge", "log"]                # One of these names.
-    eta: Annotated[float, Range(0, 1)]           # A number, bounds included.
-    weight: Annotated[float, Range(0)] = 0.5     # 0 or more.
-"""
-
-from collections.abc import Callable, Iterable
-import dataclasses
-import difflib
-import math
-from typing import Annotated, Any, Literal, get_args, get_origin
+"""Configurations: arguments after the colon, and the blocks that all of them share."""
 
 import ml_collections
 
-from lamd_jax.types import Config, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Range:
-  """Bounds of a number, both included, for `Annotated` fields.
-
-  Attributes:
-    low: The smallest value.
-    high: The largest value; infinity for none.
-  """
-
-  low: int | float
-  high: int | float = math.inf
-
-  def __contains__(self, value: Any) -> bool:
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_number and self.low <= value <= self.high
-
-  def __str__(self) -> str:
-    end = "or more" if self.high == math.inf else f"to {self.high:g}"
-    return f"{self.low:g} {end}"
+from lamd_jax.types import UserError
 
 
 def experiment_config() -> ml_collections.ConfigDict:
@@ -90,83 +55,3 @@ def parse_arg(arg: str | None, **defaults):
         f" {', '.join(str(x) for x in choices if x != '')}"
       )
   return values
-
-
-def build(cls: Callable[..., Any], values: Config, where: str, **bound):
-  """Builds a linen module or another dataclass from the values of a configuration.
-
-  Args:
-    cls: The class to build.
-    values: Its fields by name.
-    where: The path of `values` in the configuration, for messages.
-    **bound: Fields that the system sets itself; a configuration cannot.
-
-  Raises:
-    UserError: A key is not a field, a required field is missing, or a value is outside
-      what its field's annotation allows.
-  """
-  fields = {
-    field.name: field
-    for field in dataclasses.fields(cls)  # pyright: ignore[reportArgumentType]
-    if field.init and field.name not in ("parent", "name", *bound)
-  }
-  for key, value in values.items():
-    if key not in fields:
-      close = difflib.get_close_matches(key, fields, n=1)
-      hint = f"did you mean {where}.{close[0]}?" if close else ""
-      raise UserError(
-        f"{where}.{key} means nothing to {cls.__name__}; "
-        + (hint or f"known: {', '.join(fields)}")
-      )
-    check(value, fields[key].type, f"{where}.{key}")
-  for key, field in fields.items():
-    if key not in values and _is_required(field):
-      raise UserError(f"{where}.{key} is missing; {cls.__name__} needs a value for it")
-  return cls(**bound, **{key: _plain(value) for key, value in values.items()})
-
-
-def check(value: Any, annotation: Any, where: str) -> None:
-  """Checks a value against `Literal[...]` or `Annotated[..., Range(...)]`.
-
-  Args:
-    value: The value in the configuration.
-    annotation: Annotation of its field; any other kind allows everything.
-    where: The value's path in the configuration, for messages.
-
-  Raises:
-    UserError: The value is not allowed.
-  """
-  if get_origin(annotation) is Literal:
-    check_choice(value, get_args(annotation), where)
-  elif get_origin(annotation) is Annotated:
-    for bounds in get_args(annotation)[1:]:
-      if isinstance(bounds, Range) and value not in bounds:
-        raise UserError(f"{where}={value!r}: expected {bounds}")
-
-
-def check_choice(value: Any, known: Iterable[Any], where: str) -> None:
-  """Checks that a value is one of those known, for choices that are keys of a table.
-
-  Args:
-    value: The value in the configuration.
-    known: Every allowed value.
-    where: The value's path in the configuration, for messages.
-
-  Raises:
-    UserError: The value is not among them.
-  """
-  known = tuple(known)
-  if value not in known:
-    raise UserError(f"{where}={value!r}; known: {', '.join(str(x) for x in known)}")
-
-
-def _is_required(field: dataclasses.Field) -> bool:
-  missing = dataclasses.MISSING
-  return field.default is missing and field.default_factory is missing
-
-
-def _plain(value: Any) -> Any:
-  """Turns lists into tuples, all the way down: fields of a module must be hashable."""
-  if isinstance(value, (list, tuple)):
-    return tuple(_plain(v) for v in value)
-  return value

@@ -25,6 +25,7 @@ import re
 import sys
 import time
 import traceback
+from typing import Annotated
 
 STARTED = time.monotonic()  # Before the imports, which take seconds.
 
@@ -37,6 +38,8 @@ from lamd_jax.experiment import workdir  # noqa: E402
 from lamd_jax.experiment.run import make_run  # noqa: E402
 from lamd_jax.jobs import check, evaluate, export, generate, plan, train  # noqa: E402
 from lamd_jax.report import page  # noqa: E402
+from lamd_jax.schema import FilePath, Length, Range, shown  # noqa: E402
+from lamd_jax.schema import check as check_value  # noqa: E402
 from lamd_jax.training import preemption, processes, profiling  # noqa: E402
 from lamd_jax.types import UserError  # noqa: E402
 
@@ -59,6 +62,30 @@ MODES_OF = {
 }
 
 
+Processes = Annotated[int, Range(1, 2**20)]
+# The values that flags take, all but the choices that absl checks.
+VALUES = {
+  "workdir": FilePath,
+  "image": FilePath,
+  "video": FilePath,
+  "motion": tuple[FilePath, ...],
+  "frames": Annotated[int, Range(2, 2**16)],
+  "factor": Annotated[int, Range(2, 2**10)],
+  "every": Annotated[int, Range(1, 2**14)],
+  "caption": str,
+  "label": Annotated[int, Range(0, 2**20)],
+  "strength": Annotated[
+    tuple[Annotated[float, Range(-1000, 1000)], ...], Length(1, 2**10)
+  ],
+  "mix": Annotated[int, Range(2, 2**10)],
+  "devices": Annotated[int, Range(1, 2**10)],
+  "memory_gb": Annotated[float, Range(0.001, 10**6)],
+  "num_processes": Processes,
+  "process_id": Annotated[int, Range(0, 2**20)],
+  "init_timeout": Annotated[int, Range(1, 10**7)],
+}
+
+
 class _Numbers(flags.ArgumentParser):
   """Numbers with commas between them."""
 
@@ -67,8 +94,8 @@ class _Numbers(flags.ArgumentParser):
     return [float(text) for text in argument.split(",")]
 
 
-_CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "A file of configs/, or one of your own.", lock_config=True
+_CONFIG = command_line.define_config(
+  "config", "A file of configs/, or one of your own."
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Work folder; by default runs/ and the name of the configuration."
@@ -84,13 +111,11 @@ _TASK = flags.DEFINE_enum(
   "task", None, TASKS, "With --mode=sample: what to make of --video or --image."
 )
 _FRAMES = flags.DEFINE_integer(
-  "frames", None, "With --task=extend: frames of the result.", lower_bound=2
+  "frames", None, "With --task=extend: frames of the result."
 )
-_FACTOR = flags.DEFINE_integer(
-  "factor", 2, "Of --task=interpolate and upsample.", lower_bound=2
-)
+_FACTOR = flags.DEFINE_integer("factor", 2, "Of --task=interpolate and upsample.")
 _EVERY = flags.DEFINE_integer(
-  "every", 1, "With --task=upsample: given frames are every so many.", lower_bound=1
+  "every", 1, "With --task=upsample: given frames are every so many."
 )
 _CAPTION = flags.DEFINE_string(
   "caption", None, "With --image or --video: what happens, if the model knows captions."
@@ -110,12 +135,11 @@ _MIX = flags.DEFINE_integer(
   "mix", None, "So many videos from the first of two --motion to the second."
 )
 _DEVICES = flags.DEFINE_integer(
-  "devices", None, "With --mode=plan: simulate so many, on the CPU.", lower_bound=1
+  "devices", None, "With --mode=plan: simulate so many, on the CPU."
 )
 _MEMORY_GB = flags.DEFINE_float(
-  "memory_gb", None, "With --mode=plan: of a device; by default this machine's.",
-  lower_bound=0.0,
-)  # fmt: skip
+  "memory_gb", None, "With --mode=plan: of a device; by default this machine's."
+)
 _PROFILE_STEPS = flags.DEFINE_string(
   "profile_steps", None, "Trace these steps of each stage for xprof, as in 10:20."
 )
@@ -156,7 +180,12 @@ def main(argv: Sequence[str]) -> int:
     status = 130
   except Exception as error:
     if not processes.are_several():
-      raise
+      if not isinstance(error, OSError) or error.filename is None:
+        raise
+      logging.debug("", exc_info=True)
+      return command_line.fail(
+        f"{shown(os.fsdecode(error.filename))}: {error.strerror}"
+      )
     if processes.is_peer_lost(error):
       command_line.fail(
         f"another process of this run is gone ({command_line.one_line(error)[:200]});"
@@ -186,17 +215,19 @@ def _run() -> None:
     return
   if _CONFIG.value is None:
     raise UserError("--config is missing, for example --config=configs/quickstart.py")
-  folder = pathlib.Path(_WORKDIR.value or _default_workdir()).expanduser()
+  text = check_value(_WORKDIR.value or _default_workdir(), FilePath, "--workdir")
+  folder = pathlib.Path(text).expanduser()
   if mode == "report":
     _report(folder)
     return
-  config = _CONFIG.value.copy_and_resolve_references()
+  config = _CONFIG.value
   if _DEVICES.value:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", _DEVICES.value)
   experiment = make_run(config, folder)
   check.check(experiment)
   if mode == "plan":
+    check.trace(experiment)
     plan.plan(experiment, _MEMORY_GB.value, writes=bool(_WORKDIR.value))
     return
   if mode in ("all", "evaluate"):
@@ -253,6 +284,9 @@ def _wish() -> generate.Wish:
 def _check_flags() -> None:
   """Raises a `UserError` for flags that mean nothing together."""
   mode, task = _MODE.value, _TASK.value
+  for name, annotation in VALUES.items():
+    if (value := flags.FLAGS[name].value) is not None:
+      check_value(value, annotation, f"--{name}")
   for name, modes in MODES_OF.items():
     if flags.FLAGS[name].present and mode not in modes:
       raise UserError(f"--{name} needs --mode={' or --mode='.join(modes)}")

@@ -13,23 +13,24 @@ ROOT = pathlib.Path(__file__).parents[1]
 MAY_IMPORT = {
   "types": set(),
   "version": set(),
+  "schema": {"types"},
   "config": {"types"},
   "files": {"types"},
   # Siblings that do not know each other: mathematics, layers, videos, other weights.
   "diffusion": {"types"},
   "nn": {"types"},
-  "data": {"types"},
+  "data": {"types", "schema"},
   "interop": {"types"},
-  "models": {"types", "nn"},
-  "training": {"types", "files"},
+  "models": {"types", "schema", "nn"},
+  "training": {"types", "schema", "files"},
   "metrics": {"types", "version", "files", "interop", "models", "data"},
-  "systems": {"types", "config", "nn", "models", "diffusion"},
+  "systems": {"types", "schema", "nn", "models", "diffusion"},
   # Here all of them meet: first in one experiment, then in what is done with it.
   "experiment": {
     *(
       "types",
       "version",
-      "config",
+      "schema",
       "files",
       "data",
       "interop",
@@ -41,11 +42,13 @@ MAY_IMPORT = {
   },
   "report": {"types", "version", "files", "data", "metrics", "training"},
   "jobs": {
-    *("types", "config", "files", "data", "systems", "metrics", "training"),
+    *("types", "files", "data", "systems", "metrics", "training"),
     "experiment",
   },
-  "command_line": {"types"},
-  "main": {"types", "command_line", "training", "experiment", "jobs", "report"},
+  "command_line": {"types", "schema"},
+  "main": {
+    *("types", "schema", "command_line", "training", "experiment", "jobs", "report")
+  },
 }
 # Of `metrics`, what reads videos.
 READ_VIDEOS = {"metrics/score.py", "metrics/clip_set.py", "metrics/__main__.py"}
@@ -54,7 +57,7 @@ FROZEN = {"clip", "i3d", "inception", "perceptual", "vgg"}
 # What may be imported only in these packages.
 ONLY_IN = {
   "ml_collections": {
-    "main", "config", "systems", "experiment", "jobs"
+    "main", "command_line", "config", "systems", "experiment", "jobs"
   },
   "flax.linen": {"nn", "models"},
   "tensorflow_datasets": {"data"},

@@ -74,8 +74,14 @@ class ConfigurationTest(MainTestCase):
     ("--config.mcd_vae.train.steps=1.5", "steps=1.5: expected a whole number"),
     ("--config.sample.eta=high", "--config.sample.eta=high: expected a number"),
     ("--config.data.resolution=9", "data.resolution=9 does not divide .* nearest: "),
-    ("--config.data.num_frames=0", "data.num_frames=0: a video needs at least 2"),
-    ("--config.data.num_train=0", "data.num_train is 0; expected a whole number"),
+    (
+      "--config.data.num_frames=0",
+      "data.num_frames=0: expected a whole number from 1 to",
+    ),
+    (
+      "--config.data.num_train=0",
+      "data.num_train=0: expected a whole number from 1 to",
+    ),
     ("--config.data.name=shaps", "'shaps'; known: cater_gen, .*, video_folder"),
     ("--config.system=ladm", "'ladm'; known: lamd"),
     ("--config.stages=vae", "'vae'; lamd has mcd_vae, dmg"),
@@ -84,10 +90,22 @@ class ConfigurationTest(MainTestCase):
     ("--config.mesh.data=3", "mesh .* does not fit 1 device"),
     ("--config.run.log_examples=2", "log_examples=2: expected True or False|bool"),
     ("--config.dmg.train.schedule=cos", "'cos'; known: constant, cosine, linear"),
-    ("--config.dmg.train.log_every=0", "dmg.train.log_every=0: .* from 1 on"),
-    ("--config.mcd_vae.train.ema_decay=2.0", "ema_decay=2.0: expected 0 to 1"),
-    ("--config.mcd_vae.train.steps=0", "steps=0: expected at least 1"),
-    ("--config.evaluate.num_clips=0", "evaluate.num_clips=0: .* from 1 on"),
+    (
+      "--config.dmg.train.log_every=0",
+      "dmg.train.log_every=0: expected a whole number from 1",
+    ),
+    (
+      "--config.mcd_vae.train.ema_decay=2.0",
+      "ema_decay=2.0: expected a number from 0 to 1",
+    ),
+    (
+      "--config.mcd_vae.train.steps=0",
+      "mcd_vae.train.steps=0: expected a whole number from 1",
+    ),
+    (
+      "--config.evaluate.num_clips=0",
+      "evaluate.num_clips=0: expected a whole number from 1",
+    ),
     ("--config.sample.num_steps=1001", "num_steps=1001: .* 1 to 1000"),
     ("--config.sample.checkpoint=newest", "'newest'; known: latest, best"),
     ("--config.sample.checkpoint=best", "'best' needs config.run.keep_best"),
@@ -97,7 +115,7 @@ class ConfigurationTest(MainTestCase):
     ("--config.mcd_vae.model.decoder_channels=(4,)", "decoder_channels has 1"),
     (
       "--config.mcd_vae.model.kernels=((3,),)",
-      "config.mcd_vae does not make a network",
+      "kernels=.*: expected a tuple of 1 to 8 values, each a tuple of 3 values, each",
     ),
   )
   def test_a_wrong_value_is_named_with_what_is_right(self, flag, message):
@@ -135,6 +153,57 @@ class ConfigurationTest(MainTestCase):
       "  del config.dmg.train.ema_decay\n  return config\n"
     )
     self.assert_refused("dmg.train.ema_decay is missing", f"--config={path}")
+
+  @parameterized.parameters(
+    ("return None", "mine.py: get_config returns None; expected an ml_collections"),
+    ("return 3", "get_config returns 3; expected"),
+    ("return [1]", r"get_config returns \[1\]; expected"),
+    ("return lambda: 0", "get_config returns <function .*; expected"),
+    (
+      "import sys; sys.exit(7)",
+      "mine.py: the file ended the program, with 7; get_",
+    ),
+    ("raise SystemExit", "the file ended the program, with None"),
+    ("raise Exception('two\\nlines')", "--config: Exception: two lines"),
+    ("raise OSError(5, 'no disk')", "no disk"),
+    ("raise MemoryError", "--config: MemoryError"),
+    ("return get_config()", "RecursionError"),
+    ("return {1: 2}", "."),
+    ("return {'a.b': 3}", "."),
+    ("return {'sytem': 'lamd'}", "config.system is missing"),
+  )
+  def test_a_file_that_gives_no_configuration_is_one_line(self, body, message):
+    path = self.temporary / "mine.py"
+    path.write_text(f"def get_config():\n  {body}\n")
+    self.assert_refused(message, f"--config={path}")
+
+  def test_a_file_that_returns_a_dict_is_taken(self):
+    path = self.temporary / "mine.py"
+    path.write_text(
+      f"import sys\nsys.path.insert(0, {str(TINY_FOLDER)!r})\nimport tiny_config\n"
+      "def get_config():\n  return tiny_config.get_config().to_dict()\n"
+    )
+    message = "mean .*num_frames|num_framse"
+    self.assert_refused(message, f"--config={path}", "--config.data.num_framse=8")
+    self.assert_refused("seed=-1: expected", f"--config={path}", "--config.seed=-1")
+
+  def test_a_file_that_is_interrupted_ends_as_an_interrupt(self):
+    path = self.temporary / "mine.py"
+    path.write_text("def get_config():\n  raise KeyboardInterrupt\n")
+    self.assertEqual(run(f"--config={path}"), (130, "interrupted\n"))
+
+  def test_a_plan_of_what_makes_no_network_is_one_line(self):
+    flag = "--config.mcd_vae.model.motion_encoder_channels=(4,)"
+    message = "config.mcd_vae: motion_encoder_channels has 1 numbers"
+    self.assert_refused(message, TINY, flag, "--mode=plan")
+
+  def test_what_jax_says_of_shapes_names_the_block(self):
+    flag = "--config.dmg.model.head_channels=8"
+    with mock.patch.object(
+      main.check, "_init_and_loss", side_effect=IndexError("two\nlines")
+    ):
+      message = r"config.mcd_vae does not make a network \(IndexError: two\)"
+      self.assert_refused(message, TINY, flag)
 
   def test_without_a_configuration_it_shows_one(self):
     self.assert_refused("--config is missing, for example --config=configs/quick")
@@ -189,6 +258,58 @@ class ArgumentsTest(MainTestCase):
   )
   def test_a_wrong_argument_is_named(self, args, message):
     self.assert_refused(message, TINY, *args)
+
+  @parameterized.parameters(
+    ("--mode=plan", "--memory_gb=nan", "--memory_gb=nan: expected a number from 0.001"),
+    ("--mode=plan", "--memory_gb=inf", "--memory_gb=inf: expected a number"),
+    ("--mode=plan", "--memory_gb=-1", "--memory_gb=-1.0: expected a number"),
+    ("--mode=plan", "--memory_gb=1e400", "--memory_gb=inf: expected a number"),
+    ("--mode=plan", "--devices=0", "--devices=0: expected a whole number from 1"),
+    ("--mode=plan", "--devices=99999999", "--devices=99999999: expected a whole"),
+    ("--mode=sample", f"--image={'a' * 300}", "--image=.*a name .* has 300 bytes"),
+    ("--mode=sample", f"--video={'a/' * 3000}", "--video=.*: expected a path"),
+    ("--mode=sample", "--image=~nobody-x/a.png", "--image=.*no user 'nobody-x'"),
+    ("--mode=transfer", "--motion=~nobody-x/a", "--motion=.*no user 'nobody-x'"),
+    ("--mode=transfer", "--strength=nan", r"--strength=\[nan\]: expected a tuple"),
+    ("--mode=transfer", "--strength=1,inf", "--strength=.*: expected a tuple"),
+    ("--mode=transfer", "--mix=1", "--mix=1: expected a whole number from 2"),
+    ("--mode=sample", "--frames=1", "--frames=1: expected a whole number from 2"),
+    ("--mode=sample", "--frames=99999999999", "--frames=99999999999: expected"),
+    ("--mode=sample", "--factor=1", "--factor=1: expected a whole number from 2"),
+    ("--mode=sample", "--every=0", "--every=0: expected a whole number from 1"),
+    ("--mode=sample", "--label=-1", "--label=-1: expected a whole number from 0"),
+    ("--mode=train", "--num_processes=0", "--num_processes=0: expected a whole"),
+    ("--mode=train", "--process_id=-1", "--process_id=-1: expected a whole"),
+    ("--mode=train", "--init_timeout=0", "--init_timeout=0: expected a whole"),
+    ("--mode=train", f"--profile_steps=1:{'9' * 5000}", "--profile_steps=1:99"),
+    ("--mode=train", f"--frames={'9' * 5000}", "."),
+  )
+  def test_a_value_that_no_flag_takes_is_named(self, mode, flag, message):
+    self.assert_refused(message, TINY, mode, flag)
+
+  @parameterized.parameters("all", "train", "sample", "evaluate", "report", "export")
+  def test_a_work_folder_that_cannot_be_is_named_in_every_mode(self, mode):
+    for folder, message in (
+      ("~nobody-x/run", "--workdir='~nobody-x/run': there is no user 'nobody-x'"),
+      ("a" * 300, "--workdir=.*a name in this path has 300 bytes"),
+      ("a/" * 3000, "--workdir=.*: expected a path"),
+    ):
+      self.assert_refused(message, TINY, f"--mode={mode}", folder=folder)
+
+  def test_a_file_of_configurations_that_cannot_be_is_named(self):
+    self.assert_refused("--config=.*a name .* 300 bytes", f"--config={'a' * 300}")
+    self.assert_refused("--config='~nobody-x/a.py'.*no user", "--config=~nobody-x/a.py")
+    name = "two\nlines\x1b[31m\udcff.py"
+    escaped = r"two\\nlines\\x1b\[31m\\udcff.py: there is no such file"
+    self.assert_refused(escaped, f"--config={name}")
+
+  def test_a_report_into_a_folder_that_cannot_be_written_is_one_line(self):
+    self.folder.mkdir()
+    error = PermissionError(13, "Permission denied", str(self.folder / "report.html"))
+    with mock.patch.object(main.page, "write_report", side_effect=error):
+      status, stderr = run("--mode=report", f"--workdir={self.folder}")
+    self.assertEqual(status, 2)
+    self.assertRegex(stderr, r"\Aerror: '.*/report.html': Permission denied\n\Z")
 
   def test_a_work_folder_that_is_a_file_is_left_alone(self):
     file = self.temporary / "file"

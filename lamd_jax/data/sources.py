@@ -6,9 +6,7 @@ returns one, and add it to `SOURCES`; its keyword arguments are the keys of
 """
 
 from collections.abc import Callable, Mapping
-import difflib
-import inspect
-from typing import Any, Protocol, runtime_checkable
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 from jaxtyping import UInt8
 import numpy as np
@@ -24,7 +22,15 @@ from lamd_jax.data.sets import (
   video_csv,
   video_folder,
 )
-from lamd_jax.types import UserError
+from lamd_jax.schema import (
+  Block,
+  Field,
+  OneOf,
+  block,
+  check_block,
+  check_key,
+)
+from lamd_jax.types import Config, UserError
 
 
 @runtime_checkable
@@ -78,15 +84,30 @@ SOURCES: dict[str, Callable[..., VideoSource]] = {
 }
 
 
-# Whole numbers of all sources, from 1 to these. Videos are numbered in 32 bits.
-LIMITS = {
-  "num_frames": 2**20,
-  "frame_stride": 2**20,
-  "resolution": 2**14,
-  "num_train": 2**31 - 1,
-  "num_eval": 2**31 - 1,
-}
 MAX_CLIP_BYTES = 2**32  # One clip in memory, in uint8.
+SourceName = Annotated[str, OneOf(sorted(SOURCES))]
+
+
+def data_block(
+  data: Config, where: str = "data", without: tuple[str, ...] = ()
+) -> Block:
+  """Returns the keys that the source of a block knows.
+
+  Args:
+    data: The block, whose `name` is a key of SOURCES.
+    where: Its path in the configuration, for messages.
+    without: Keys of the source that the block does not set.
+
+  Raises:
+    UserError: The name is missing or not known.
+  """
+  name = check_key(data, "name", SourceName, where)
+  return block(
+    SOURCES[name],
+    taker=f"{where}.name={name!r}",
+    without=("split", *without),
+    name=Field(SourceName),
+  )
 
 
 def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
@@ -104,30 +125,12 @@ def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   """
   if split not in ("train", "eval"):
     raise ValueError(f"unknown split: {split!r}")
-  values = dict(data)
-  name = values.pop("name", None)
-  if name not in SOURCES:
-    raise UserError(f"data.name is {name!r}; known: {', '.join(sorted(SOURCES))}")
-  parameters = dict(inspect.signature(SOURCES[name]).parameters)
-  del parameters["split"]
-  known = list(parameters)
-  for key in values:
-    if key not in known:
-      close = difflib.get_close_matches(key, known, n=1)
-      hint = f"did you mean data.{close[0]}?" if close else f"known: {', '.join(known)}"
-      raise UserError(f"data.{key} means nothing to data.name={name!r}; {hint}")
-  for key, parameter in parameters.items():
-    if parameter.default is parameter.empty and key not in values:
-      raise UserError(f"data.{key} is not set; data.name={name!r} needs it")
-  for key, most in LIMITS.items():
-    value = values.get(key, 1)
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    if not is_whole or not 1 <= value <= most:
-      raise UserError(f"data.{key} is {value!r}; expected a whole number, 1 to {most}")
+  values = check_block(data, data_block(data), "data")
   num_frames, resolution = values.get("num_frames", 1), values.get("resolution", 1)
   if (size := 3 * num_frames * resolution**2) > MAX_CLIP_BYTES:
     raise UserError(
       f"a clip of data.num_frames={num_frames} and data.resolution={resolution} takes "
       f"{size / 2**30:.0f} GiB; at most {MAX_CLIP_BYTES / 2**30:.0f} are possible"
     )
+  name = values.pop("name")
   return SOURCES[name](split, **values)

@@ -23,18 +23,22 @@ from lamd_jax.diffusion import process
 from lamd_jax.types import PRNGKey
 
 Memory = Any  # A PyTree of arrays that a sampler carries from step to step.
+# With fewer steps, DPM-Solver++ extrapolates with care.
+FEW_STEPS = 15
+# A step over the one before. BDF2 is unstable beyond 1 + sqrt(2) (Grigorieff 1983).
+MAX_STEP_RATIO = 2.0
 
 
 class Sampler(NamedTuple):
   """An update rule, in the manner of optax.
 
   Attributes:
-    init: `(x_init) -> memory`, before the first step.
+    init: `(x_init, logsnr_grid) -> memory`, before the first step.
     step: `(key, denoise_fn, x_t, logsnr_t, logsnr_s, memory) -> (x_s, memory)`.
       The levels have shape `b`; `logsnr_s` may be +inf.
   """
 
-  init: Callable[[Array], Memory]
+  init: Callable[[Array, Array], Memory]
   step: Callable[
     [PRNGKey, process.DenoiseFn, Array, Array, Array, Memory], tuple[Array, Memory]
   ]
@@ -65,7 +69,7 @@ def sample(
     The sample at the last level of the grid.
   """
   advance = _make_advance(key, denoise_fn, sampler, on_step)
-  start = (x_init, sampler.init(x_init))
+  start = (x_init, sampler.init(x_init, logsnr_grid))
   body = lambda carry, step: (advance(carry, step), None)
   (x_last, _), _ = jax.lax.scan(body, start, _pairs(logsnr_grid))
   return x_last
@@ -86,7 +90,7 @@ def sample_trajectory(
     carry = advance(carry, step)
     return carry, carry[0]
 
-  start = (x_init, sampler.init(x_init))
+  start = (x_init, sampler.init(x_init, logsnr_grid))
   _, later = jax.lax.scan(body, start, _pairs(logsnr_grid))
   return jnp.concatenate([x_init[None], later])
 
@@ -189,13 +193,17 @@ def heun() -> Sampler:
 class _Last(NamedTuple):
   x: Array
   logsnr: Array
+  end: Array | None  # The level that is reached in first order; None for no such level.
 
 
 def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
   """Extrapolates x from the last two predictions: DPM-Solver++ 2M.
 
   Second order with one network evaluation per step. The first step, and a step to
-  clean data, are of first order.
+  clean data, are of first order. Below 15 steps the last one is, too, whatever its end
+  (`lower_order_final` in diffusers and in the authors' code), and a step that is more
+  than twice as long in log-SNR as the one before, such as that to the first trained
+  level, extrapolates as if it were twice as long: samples would come out too large.
 
   Lu et al. 2022 (arXiv:2211.01095), algorithm 2, in terms of log-SNR, twice their
   lambda.
@@ -205,8 +213,10 @@ def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
       section 4.3).
   """
 
-  def init(x_init):
-    return _Last(jnp.zeros_like(x_init), jnp.full(x_init.shape[:1], -jnp.inf))
+  def init(x_init, logsnr_grid):
+    few = logsnr_grid.shape[0] - 1 < FEW_STEPS
+    end = logsnr_grid[-1] if few else None
+    return _Last(jnp.zeros_like(x_init), jnp.full(x_init.shape[:1], -jnp.inf), end)
 
   def step(key, denoise_fn, x_t, logsnr_t, logsnr_s, last):
     x = denoise_fn(x_t, logsnr_t).x
@@ -215,6 +225,9 @@ def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
     # h / (2 h_last) with h the step in log-SNR; h_last is infinite at first.
     h, h_last = logsnr_s - logsnr_t, logsnr_t - last.logsnr
     weight = jnp.where(jnp.isinf(h), 0.0, 0.5 * h / h_last)
+    if last.end is not None:
+      weight = jnp.minimum(weight, 0.5 * MAX_STEP_RATIO)
+      weight = jnp.where(logsnr_s == last.end, 0.0, weight)
     ahead = x + process.expand(weight, x_t.ndim) * (x - last.x)
     lost = process.lost(logsnr_t, logsnr_s, x_t.ndim)
     if stochastic:
@@ -224,7 +237,7 @@ def dpm_solver_2m(*, stochastic: bool = False) -> Sampler:
     else:
       gone = -jnp.expm1(-0.5 * process.expand(h, x_t.ndim))
       x_s = (sigma_s / sigma_t) * x_t + alpha_s * gone * ahead
-    return x_s, _Last(x, logsnr_t)
+    return x_s, _Last(x, logsnr_t, last.end)
 
   return Sampler(init, step)
 
@@ -255,7 +268,7 @@ def langevin(sampler: Sampler, delta: ArrayLike = 0.1) -> Sampler:
 
 
 def _without_memory(step) -> Sampler:
-  return Sampler(lambda x_init: (), step)
+  return Sampler(lambda x_init, logsnr_grid: (), step)
 
 
 # Name in a configuration -> its label in protocols, and the sampler as a function of

@@ -1,13 +1,7 @@
 """Conditions of a model: what is said of each video, as arrays of a batch.
 
-A configuration has them in the block `condition`, which systems without any leave out:
-
-  condition   kind, dropout, and what the kind needs:
-                class    num_classes
-                caption  by a frozen encoder: encoder (a folder, "" for the installed
-                         one), num_tokens, and text_channels, the width of the encoder
-                words    by one that is trained: vocabulary (a name, or a text file with
-                         a word in each line), num_words, and for a file num_tokens
+A configuration has them in the block `condition`; `systems/blocks.py` says which keys
+each kind needs.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,6 +16,7 @@ import numpy as np
 from lamd_jax.data import sources, vocabulary
 from lamd_jax.data.pipeline import Describe
 from lamd_jax.experiment import captions
+from lamd_jax.systems.blocks import ConditionSettings, read_condition
 from lamd_jax.types import Config, UserError
 
 Arrays = dict[str, np.ndarray]
@@ -49,8 +44,8 @@ class Condition(NamedTuple):
 
 def make_conditions(config: Config) -> tuple[Condition, ...]:
   """Returns the conditions that a configuration names; () for none."""
-  kind = config.condition.kind if "condition" in config else "none"
-  return (KINDS[kind](config.condition),) if kind in KINDS else ()
+  values = read_condition(config)
+  return (KINDS[values.kind](values),) if values.kind in KINDS else ()
 
 
 def abstract(
@@ -172,7 +167,7 @@ class UnknownLabelError(UserError):
     )
 
 
-def _class(values: Config) -> Condition:
+def _class(values: ConditionSettings) -> Condition:
   def read(labels: Sequence[int], cache: pathlib.Path | None) -> Arrays:
     del cache
     for label in labels:
@@ -185,7 +180,7 @@ def _class(values: Config) -> Condition:
   )
 
 
-def _caption(values: Config) -> Condition:
+def _caption(values: ConditionSettings) -> Condition:
   tokens, width = values.num_tokens, values.text_channels
   shapes = {
     "text": jax.ShapeDtypeStruct((tokens, width), jnp.float16),
@@ -200,7 +195,7 @@ def _caption(values: Config) -> Condition:
   return Condition("caption", "caption", shapes, read, lambda: _encoder(values))
 
 
-def _words(values: Config) -> Condition:
+def _words(values: ConditionSettings) -> Condition:
   words = _vocabulary(values)
 
   def read(texts: Sequence[str], cache: pathlib.Path | None) -> Arrays:
@@ -211,7 +206,7 @@ def _words(values: Config) -> Condition:
   return Condition("words", "caption", shapes, read)
 
 
-KINDS: dict[str, Callable[[Config], Condition]] = {
+KINDS: dict[str, Callable[[ConditionSettings], Condition]] = {
   "class": _class,
   "caption": _caption,
   "words": _words,
@@ -242,7 +237,7 @@ def _notes(
   return notes
 
 
-def _vocabulary(values: Config) -> vocabulary.Vocabulary:
+def _vocabulary(values: ConditionSettings) -> vocabulary.Vocabulary:
   found = vocabulary.VOCABULARIES.get(values.vocabulary)
   if found is None:
     if not pathlib.Path(values.vocabulary).expanduser().is_file():
@@ -250,7 +245,7 @@ def _vocabulary(values: Config) -> vocabulary.Vocabulary:
         f"condition.vocabulary={values.vocabulary!r} is no file with a word in each"
         f" line; known by name: {', '.join(vocabulary.VOCABULARIES)}"
       )
-    if "num_tokens" not in values:
+    if not values.num_tokens:
       raise UserError(
         f"condition.vocabulary={values.vocabulary!r} is a file and needs"
         " condition.num_tokens, the number of tokens of the longest caption with its"
@@ -265,7 +260,7 @@ def _vocabulary(values: Config) -> vocabulary.Vocabulary:
   return found
 
 
-def _encoder(values: Config) -> captions.TextEncoder:
+def _encoder(values: ConditionSettings) -> captions.TextEncoder:
   encoder = captions.text_encoder(values.encoder or None, num_tokens=values.num_tokens)
   if encoder.width != values.text_channels:
     raise UserError(

@@ -7,27 +7,18 @@ compiler about it.
 from collections.abc import Callable
 import dataclasses
 import functools
-import inspect
 from typing import Any, NamedTuple
 
 import jax
 
 from lamd_jax.experiment import batches
+from lamd_jax.experiment.blocks import LOOP_KEYS, TRAIN
 from lamd_jax.experiment.run import Run
+from lamd_jax.schema import check_block
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.training import flops, optimizer, sharding, step
 from lamd_jax.training.state import init_adversarial_state, init_state
 from lamd_jax.types import Batch, Config, PRNGKey, UserError
-
-# Keys of a stage's `train` block that the loop reads; the rest is the optimizer's.
-LOOP_KEYS = (
-  "batch_size",
-  "accumulate",
-  "ema_decay",
-  "log_every",
-  "checkpoint_every",
-  "sample_every",
-)
 
 # On CPU, the compiler spreads work over cores at the cost of memory: what is computed
 # again would be so early, and save nothing.
@@ -131,12 +122,9 @@ def make_optimizer(name: str, values: Config):
   Raises:
     UserError: A key of the stage's `train` block is unknown, or a value impossible.
   """
-  options = {k: v for k, v in values.items() if k not in LOOP_KEYS}
-  known = inspect.signature(optimizer.make_optimizer).parameters
-  for key in options:
-    if key not in known:
-      raise UserError(
-        f"{name}.train.{key} means nothing to training; known:"
-        f" {', '.join([*LOOP_KEYS, *known])}"
-      )
-  return optimizer.make_optimizer(**options)
+  found = check_block(values, TRAIN, f"{name}.train")
+  options = {k: v for k, v in found.items() if k not in LOOP_KEYS}
+  try:
+    return optimizer.make_optimizer(**options)
+  except UserError as e:
+    raise UserError(f"{name}.train: {e}") from e

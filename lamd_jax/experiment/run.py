@@ -8,6 +8,7 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
+from lamd_jax.experiment.blocks import check_config
 from lamd_jax.experiment.conditions import Condition, make_conditions
 from lamd_jax.systems.clip import Clip, clip_of, data_of
 from lamd_jax.systems.table import System, find_system
@@ -66,11 +67,13 @@ class Run:
 
 
 def make_run(config: Config, folder: pathlib.Path) -> Run:
-  """Lays the mesh over all devices and finds the system; writes nothing.
+  """Checks the configuration and lays the mesh over all devices; writes nothing.
 
   Raises:
-    UserError: The mesh does not fit the devices, or a system or stage is unknown.
+    UserError: A key or value of the configuration is wrong, the mesh does not fit the
+      devices, or a system or stage is unknown.
   """
+  check_config(config)
   system = find_system(config)
   mesh = sharding.make_mesh(config.mesh.to_dict())
   return Run(config, folder, mesh, system, tuple(config.stages))

@@ -13,6 +13,7 @@ from lamd_jax.experiment.run import Run
 from lamd_jax.experiment.workdir import CHECKPOINTS
 from lamd_jax.metrics import features, lpips
 from lamd_jax.systems import autoencoder
+from lamd_jax.systems.blocks import Drawing
 from lamd_jax.systems.pipeline import Devices, Pipeline, Stages, Trained
 from lamd_jax.systems.stage import Part, Stage
 from lamd_jax.training import checkpoint, sharding
@@ -108,11 +109,7 @@ def best_of(run: Run, stage: str) -> str | None:
   `config.sample.checkpoint` chooses for the last stage. Stages before it were part of
   its training with their newest checkpoints.
   """
-  which = run.config.sample.get("checkpoint", checkpoint.WHICH[0])
-  if which not in checkpoint.WHICH:
-    raise UserError(
-      f"config.sample.checkpoint={which!r}; known: {', '.join(checkpoint.WHICH)}"
-    )
+  which = run.config.sample.get("checkpoint", Drawing.checkpoint)
   if which == "latest" or stage != run.stages[-1]:
     return None
   if not run.config.run.keep_best:

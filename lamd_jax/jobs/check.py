@@ -1,5 +1,8 @@
 """Job: look for mistakes in a configuration before anything is trained."""
 
+from collections.abc import Iterator
+import contextlib
+
 from absl import logging
 import jax
 import jax.numpy as jnp
@@ -9,33 +12,24 @@ from lamd_jax.experiment import batches, conditions, program, trained
 from lamd_jax.experiment.run import Run
 from lamd_jax.systems import stage as stage_lib
 from lamd_jax.systems.table import bare_stage
-from lamd_jax.training import health, sharding, step, wandb_run
+from lamd_jax.training import sharding, step, wandb_run
 from lamd_jax.types import Batch, Config, PRNGKey, UserError
 
-# Keys of `config.run`: how to train, whatever is trained.
-RUN_KEYS = ("remat", "on_nonfinite", "keep_best", "log_examples", "wandb")
+MAX_REASON = 200  # Characters of an error of JAX or Flax in a message.
 
 
 def check(run: Run) -> None:
-  """Raises a `UserError` for a value that no job could use; takes no time."""
+  """Raises a `UserError` for values that do not go together; takes no time.
+
+  Each by itself was checked when the run was made.
+  """
   config = run.config
-  if set(config.run) != set(RUN_KEYS):
-    raise UserError(
-      f"config.run has {', '.join(sorted(config.run))}; expected {', '.join(RUN_KEYS)}"
-    )
-  health.check_policy(config.run.on_nonfinite)
   wandb_run.check(config.run.wandb)
   trained.best_of(run, run.stages[-1])
-  if not isinstance(config.run.log_examples, bool):
-    raise UserError(
-      f"run.log_examples={config.run.log_examples}: expected True or False"
-    )
   for name in run.stages:
-    bare_stage(config, name)  # Raises what no network or sampler could use.
+    with _explained(name):
+      bare_stage(config, name)  # Raises what no network or sampler could use.
     _check_training(run, name, config[name].train)
-  _check_count(config.sample, "batch_size", 1, "sample")
-  for key in ("num_clips", "samples_per_clip"):
-    _check_count(config.evaluate, key, 1, "evaluate")
 
 
 def rehearse(run: Run) -> None:
@@ -49,22 +43,43 @@ def rehearse(run: Run) -> None:
       looked_at.append(data)
       splits = (sources.make_source(data, split) for split in ("train", "eval"))
       conditions.check(run.conditions, *splits)
-    # The stage is around shapes, but for weights that training will need: those are
-    # read, so that it is said now if they are missing.
+    # Shapes are enough, but for weights that training will need: those are read, so
+    # that it is said now if they are missing.
     trained.load_perceptual(run, name)
-    stage = trained.make_stage(run, name, for_training=True, abstract=True)
-    batch = batches.abstract_batch(run, name, run.config[name].train.batch_size)
-    key = jax.eval_shape(jax.random.key, 0)
-    try:
-      jax.eval_shape(_init_and_loss, stage, key, batch)
-    except (TypeError, ValueError) as e:
-      if isinstance(e, UserError):
-        raise
-      logging.debug("", exc_info=True)
-      raise UserError(
-        f"config.{name} does not make a network ({str(e).partition(chr(10))[0]});"
-        " --verbosity=1 shows where"
-      ) from e
+  trace(run)
+
+
+def trace(run: Run) -> None:
+  """Passes shapes through the loss of every stage; opens and computes nothing.
+
+  Raises:
+    UserError: The values of a stage make no network, or one that clips do not fit.
+  """
+  for name in run.stages:
+    with _explained(name):
+      stage = trained.make_stage(run, name, for_training=True, abstract=True)
+      batch = batches.abstract_batch(run, name, run.config[name].train.batch_size)
+      key = jax.eval_shape(jax.random.key, 0)
+      try:
+        jax.eval_shape(_init_and_loss, stage, key, batch)
+      except UserError as e:  # Of a network, which does not know where it stands.
+        raise UserError(f"config.{name}: {e}") from e
+
+
+@contextlib.contextmanager
+def _explained(name: str) -> Iterator[None]:
+  """Turns any error of the networks of a stage into one line that names its block."""
+  try:
+    yield
+  except UserError:
+    raise
+  except Exception as e:  # What shapes do not fit shows as any error at all.
+    reason = " ".join(str(e).partition("\n")[0].split())[:MAX_REASON]
+    logging.debug("", exc_info=True)
+    raise UserError(
+      f"config.{name} does not make a network ({type(e).__name__}: {reason});"
+      " --verbosity=1 shows where"
+    ) from e
 
 
 def _init_and_loss(stage: stage_lib.Stage, key: PRNGKey, batch: Batch):
@@ -78,26 +93,8 @@ def _init_and_loss(stage: stage_lib.Stage, key: PRNGKey, batch: Batch):
 
 def _check_training(run: Run, name: str, values: Config) -> None:
   """Raises a `UserError` for what is wrong in the block `train` of a stage."""
-  for key in (*program.LOOP_KEYS, "steps", "learning_rate"):
-    if key not in values:
-      raise UserError(f"{name}.train.{key} is missing in the configuration")
-  for key, least in (
-    ("accumulate", 1),
-    ("log_every", 1),
-    ("checkpoint_every", 1),
-    ("sample_every", 0),
-  ):
-    _check_count(values, key, least, f"{name}.train")
-  if not 0 <= values.ema_decay <= 1:
-    raise UserError(f"{name}.train.ema_decay={values.ema_decay}: expected 0 to 1")
   program.make_optimizer(name, values)
   sharding.check_batch_size(values.batch_size, run.mesh)
   step.check_accumulate(
     values.accumulate, values.batch_size, sharding.batch_parts(run.mesh)
   )
-
-
-def _check_count(values: Config, key: str, least: int, where: str) -> None:
-  value = values[key]
-  if not isinstance(value, int) or value < least:
-    raise UserError(f"{where}.{key}={value}: expected a whole number from {least} on")

@@ -6,6 +6,7 @@ the paper gives no details. Here it is the PatchGAN of Isola et al. 2017
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 from jax.typing import DTypeLike
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float
 
 from lamd_jax.nn.blocks import Norm
 from lamd_jax.nn.conv import Conv
+from lamd_jax.schema import MAX_LEVELS, Length, Range, Widths
 
 KERNEL = (4, 4, 4)
 
@@ -26,8 +28,10 @@ class VideoDiscriminator(nn.Module):
     dtype: Dtype of the computation.
   """
 
-  channels: Sequence[int] = (64, 128, 256, 512)
-  frame_strides: Sequence[int] = (2, 2, 2)
+  channels: Widths = (64, 128, 256, 512)
+  frame_strides: Annotated[
+    Sequence[Annotated[int, Range(1, 2)]], Length(0, MAX_LEVELS - 1)
+  ] = (2, 2, 2)
   dtype: DTypeLike | None = None
 
   @nn.compact

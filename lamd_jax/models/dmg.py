@@ -7,7 +7,7 @@ does not say how f_x0 becomes tokens; here each of its h x w positions is one, w
 fixed position code.
 """
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +18,15 @@ from lamd_jax.models.conditioning import CaptionTokens, ClassToken, Tokens
 from lamd_jax.models.unet import UNet
 from lamd_jax.models.word_encoder import WordEncoder
 from lamd_jax.nn.embeddings import grid_positions
+from lamd_jax.schema import (
+  Blocks,
+  Channels,
+  Factors,
+  Fraction,
+  Multiples,
+  Range,
+  Side,
+)
 from lamd_jax.types import UserError
 
 Condition = ClassToken | CaptionTokens | WordEncoder
@@ -45,15 +54,15 @@ class DMG(nn.Module):
     remat: Field of `UNet`.
   """
 
-  model_channels: int = 224
-  channel_mults: Sequence[int] = (1, 2, 3, 4)
-  num_res_blocks: int = 2
-  attention_factors: Sequence[int] = (1, 2, 4)
-  head_channels: int = 32
-  dropout_rate: float = 0.0
-  context_channels: int = 512
-  context_pool: int = 1
-  concat_channels: int = 0
+  model_channels: Channels = 224
+  channel_mults: Multiples = (1, 2, 3, 4)
+  num_res_blocks: Blocks = 2
+  attention_factors: Factors = (1, 2, 4)
+  head_channels: Channels = 32
+  dropout_rate: Fraction = 0.0
+  context_channels: Channels = 512
+  context_pool: Side = 1
+  concat_channels: Annotated[int, Range(0, 2**14)] = 0
   condition: Condition | None = None
   dtype: DTypeLike | None = None
   remat: str = "none"

@@ -20,7 +20,7 @@ encoder at the paper's size.
 
 from collections.abc import Sequence
 import math
-from typing import ClassVar, NamedTuple
+from typing import Annotated, ClassVar, NamedTuple
 
 from einops import rearrange
 import flax.linen as nn
@@ -39,6 +39,16 @@ from lamd_jax.nn.blocks import (
 )
 from lamd_jax.nn.conv import Conv
 from lamd_jax.nn.remat import call_block
+from lamd_jax.schema import (
+  MAX_LEVELS,
+  Blocks,
+  Channels,
+  Frames,
+  Length,
+  OneOf,
+  VideoKernels,
+  Widths,
+)
 from lamd_jax.types import PRNGKey, UserError
 
 IMAGE_KERNELS = ((3, 3), (3, 3))
@@ -302,17 +312,17 @@ class MCDVAE(nn.Module):
   """
 
   num_frames: int
-  motion_channels: int = 3
-  content_channels: int = 512
-  encoder_channels: Sequence[int] = (128, 256, 512)
-  motion_encoder_channels: Sequence[int] = (64, 128, 256)
-  decoder_channels: Sequence[int] = (64, 128, 256)
-  encoder_blocks: int = 2
-  decoder_blocks: Sequence[int] = (2, 2, 2)
-  kernels: Sequence[Sequence[int]] = ((3, 3, 3), (3, 3, 3))
-  latent_frames: int = 1
-  norm: str = "sample"
-  fusion: str = "concat"
+  motion_channels: Channels = 3
+  content_channels: Channels = 512
+  encoder_channels: Widths = (128, 256, 512)
+  motion_encoder_channels: Widths = (64, 128, 256)
+  decoder_channels: Widths = (64, 128, 256)
+  encoder_blocks: Blocks = 2
+  decoder_blocks: Annotated[Sequence[Blocks], Length(1, MAX_LEVELS)] = (2, 2, 2)
+  kernels: VideoKernels = ((3, 3, 3), (3, 3, 3))
+  latent_frames: Frames = 1
+  norm: Annotated[str, OneOf(NORMS)] = "sample"
+  fusion: Annotated[str, OneOf(FUSIONS)] = "concat"
   dtype: DTypeLike | None = None
   remat: str = "none"
 

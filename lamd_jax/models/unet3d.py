@@ -9,7 +9,7 @@ blocks on the way up) follow its first authors' image code of that time, Saliman
 2022 (arXiv:2202.00512), except for the norms.
 """
 
-from collections.abc import Sequence
+from typing import Annotated
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -22,6 +22,15 @@ from lamd_jax.nn.attention import SpatialAttention, TemporalAttention, count_hea
 from lamd_jax.nn.blocks import ResBlock
 from lamd_jax.nn.embeddings import logsnr_sinusoidal
 from lamd_jax.nn.remat import call_block
+from lamd_jax.schema import (
+  Blocks,
+  Channels,
+  Factors,
+  Fraction,
+  Frames,
+  Multiples,
+  Range,
+)
 from lamd_jax.types import UserError
 
 KERNEL = (1, 3, 3)
@@ -67,19 +76,19 @@ class UNet3D(nn.Module):
     num_heads: Number of attention heads on every level, in place of `head_channels`.
   """
 
-  model_channels: int = 256
-  channel_mults: Sequence[int] = (1, 2, 4, 8)
-  num_res_blocks: int = 2
-  attention_factors: Sequence[int] = (2, 4, 8)
-  head_channels: int = 64
-  embedding_channels: int = 1024
-  num_embedding_layers: int = 4
-  max_frames: int = 16
+  model_channels: Channels = 256
+  channel_mults: Multiples = (1, 2, 4, 8)
+  num_res_blocks: Blocks = 2
+  attention_factors: Factors = (2, 4, 8)
+  head_channels: Channels = 64
+  embedding_channels: Channels = 1024
+  num_embedding_layers: Annotated[int, Range(1, 16)] = 4
+  max_frames: Frames = 16
   scale_shift: bool = True
-  dropout_rate: float = 0.0
+  dropout_rate: Fraction = 0.0
   dtype: DTypeLike | None = None
   remat: str = "none"
-  num_heads: int | None = None
+  num_heads: Channels | None = None
 
   @nn.compact
   def __call__(

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lamd_jax.config import Range
 from lamd_jax.models.perceptual import LPIPS, I3DDistance
 from lamd_jax.models.vgg import VGG16
+from lamd_jax.schema import FilePath, Range, Weight
 from lamd_jax.types import Metrics, Params, PRNGKey, UserError
 
 Form = Literal["hinge", "log"]
@@ -49,12 +49,12 @@ class Losses:
       installed package.
   """
 
-  kl_weight: Annotated[float, Range(0)]
+  kl_weight: Weight
   kl_reduction: Literal["latents", "pixels"] = "latents"
   perceptual: Literal["none", "lpips_vgg", "i3d"] = "none"
-  perceptual_weight: Annotated[float, Range(0)] = 1.0
-  perceptual_frames: int = 0
-  perceptual_weights: str = ""
+  perceptual_weight: Weight = 1.0
+  perceptual_frames: Annotated[int, Range(0, 2**14)] = 0
+  perceptual_weights: FilePath = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,8 +68,8 @@ class Adversary:
     form: "log" is the paper's equation; "hinge" is used by code of the same family.
   """
 
-  start: Annotated[int, Range(0)]
-  weight: Annotated[float, Range(0)] = 0.5
+  start: Annotated[int, Range(0, 10**9)]
+  weight: Weight = 0.5
   form: Form = "hinge"
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lamd_jax.config import build
+from lamd_jax.schema import build
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.networks import apply
@@ -198,10 +198,13 @@ def make_autoencoder_stage(
   losses = build(autoencoder.Losses, values.loss, f"{name}.loss")
   autoencoder.check_losses(losses, f"{name}.loss", clip.num_frames, clip.resolution)
   perceptual_params = parts["perceptual"].params if "perceptual" in parts else None
-  if "adversary" not in values or not values.adversary.weight:
-    return AutoencoderStage(model, losses, perceptual_params)
+  plain = AutoencoderStage(model, losses, perceptual_params)
+  if "adversary" not in values:
+    return plain
   how = {k: v for k, v in values.adversary.items() if k != "model"}
   adversary = build(autoencoder.Adversary, how, f"{name}.adversary")
+  if not adversary.weight:
+    return plain
   critic = make_critic(values.adversary.model, f"{name}.adversary.model")
   return AdversarialAutoencoderStage(
     model, losses, perceptual_params, critic, adversary

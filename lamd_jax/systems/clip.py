@@ -2,10 +2,19 @@
 
 from typing import NamedTuple
 
-from lamd_jax.types import Config
+from lamd_jax.schema import Block, Field, Frames, Side
+from lamd_jax.types import Config, UserError
 
+MAX_BYTES = 2**34
 # Keys of `config.data` that describe a clip; `config.<stage>.clip` may replace them.
-KEYS = ("num_frames", "frame_stride", "resolution")
+BLOCK = Block(
+  "the clips of a stage",
+  {
+    "num_frames": Field(Frames, None),
+    "frame_stride": Field(Frames, None),
+    "resolution": Field(Side, None),
+  },
+)
 
 
 class Clip(NamedTuple):
@@ -35,6 +44,20 @@ def data_of(config: Config, stage: str) -> Config:
 
 
 def clip_of(config: Config, stage: str) -> Clip:
-  """Returns the size of the clips that a stage is trained on."""
+  """Returns the size of the clips that a stage is trained on.
+
+  Raises:
+    UserError: It is missing, or no memory holds a clip.
+  """
   data = data_of(config, stage)
-  return Clip(data.num_frames, data.get("frame_stride", 1), data.resolution)
+  for key in ("num_frames", "resolution"):
+    if key not in data:
+      raise UserError(f"data.{key} is missing; a model has clips of one size")
+  clip = Clip(data.num_frames, data.get("frame_stride", 1), data.resolution)
+  size = clip.num_frames * clip.resolution**2 * 3
+  if size > MAX_BYTES:
+    raise UserError(
+      f"data.num_frames={clip.num_frames} and data.resolution={clip.resolution}: a clip"
+      f" of {size / 1e9:,.0f} GB; expected {MAX_BYTES / 1e9:.0f} GB at most"
+    )
+  return clip

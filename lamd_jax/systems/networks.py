@@ -1,16 +1,19 @@
 """Applying networks, and the settings of how they compute."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import jax.numpy as jnp
 
-from lamd_jax.config import check_choice
 from lamd_jax.nn.remat import POLICIES
+from lamd_jax.schema import OneOf, check
 from lamd_jax.types import Config, Params
 
-# Keys of `config.sample` that jobs read; the rest is the system's.
-OF_JOBS = ("batch_size", "checkpoint")
 DTYPES = {"float32": jnp.float32, "bfloat16": jnp.bfloat16}
+# Values of `config.compute_dtype` and `config.run.remat`.
+DType = Annotated[str, OneOf(DTYPES)]
+Remat = Annotated[str, OneOf(POLICIES)]
+# Fields of networks that `of_computation` sets.
+OF_COMPUTATION = ("dtype", "remat")
 
 
 def apply(model: Any, params: Params, *args, **kwargs) -> Any:
@@ -20,11 +23,10 @@ def apply(model: Any, params: Params, *args, **kwargs) -> Any:
 
 def compute_dtype(name: str) -> jnp.dtype:
   """Returns the dtype that networks compute in; parameters are always float32."""
-  check_choice(name, DTYPES, "compute_dtype")
-  return jnp.dtype(DTYPES[name])
+  return jnp.dtype(DTYPES[check(name, DType, "config.compute_dtype")])
 
 
 def of_computation(config: Config) -> dict[str, Any]:
   """Returns the fields of a network that say how it computes, not what it computes."""
-  check_choice(config.run.remat, POLICIES, "run.remat")
-  return {"dtype": compute_dtype(config.compute_dtype), "remat": config.run.remat}
+  remat = check(config.run.remat, Remat, "run.remat")
+  return {"dtype": compute_dtype(config.compute_dtype), "remat": remat}

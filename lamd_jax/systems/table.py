@@ -4,8 +4,9 @@ A new system is a folder with its stages and its pipeline, and an entry here.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Literal, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+from lamd_jax.schema import Block, OneOf, check
 from lamd_jax.systems.lamd import dmg, mcd_vae
 from lamd_jax.systems.lamd import pipeline as lamd_pipeline
 from lamd_jax.systems.pipeline import Devices, Pipeline, Stages
@@ -13,6 +14,8 @@ from lamd_jax.systems.stage import Part, Stage
 from lamd_jax.systems.vdm import base
 from lamd_jax.systems.vdm import pipeline as vdm_pipeline
 from lamd_jax.types import Config, UserError
+
+NO_KEYS = Block("a stage", {})
 
 
 class StageSpec(NamedTuple):
@@ -22,11 +25,13 @@ class StageSpec(NamedTuple):
     make: Builds the stage from the configuration and the trained parts it needs; also
       from `perceptual`, the frozen network that `<stage>.loss.perceptual` names, where
       the stage is about to be trained.
+    block: Keys of its block in a configuration, but for those of training.
     needs: Stages that are restored for it, by name.
     output: Kind of videos that its `sample` returns; None if not worth looking at.
   """
 
   make: Callable[[Config, Mapping[str, Part]], Stage]
+  block: Block = NO_KEYS
   needs: tuple[str, ...] = ()
   output: Literal["reconstruction", "sample"] | None = None
 
@@ -37,11 +42,13 @@ class System(NamedTuple):
   Attributes:
     name: Name in configurations, `config.system`.
     stages: Its stages by name, in the order in which they are trained.
+    sampling: Record of its keys of `config.sample`.
     pipeline: Makes videos with trained stages, which are restored when looked up.
   """
 
   name: str
   stages: Mapping[str, StageSpec]
+  sampling: type
   pipeline: Callable[[Config, Stages, Devices], Pipeline]
 
 
@@ -51,18 +58,23 @@ SYSTEMS = {
     System(
       "lamd",
       {
-        "mcd_vae": StageSpec(mcd_vae.make_mcd_vae, output="reconstruction"),
-        "dmg": StageSpec(dmg.make_dmg, needs=("mcd_vae",), output="sample"),
+        "mcd_vae": StageSpec(
+          mcd_vae.make_mcd_vae, mcd_vae.BLOCK, output="reconstruction"
+        ),
+        "dmg": StageSpec(dmg.make_dmg, dmg.BLOCK, needs=("mcd_vae",), output="sample"),
       },
+      dmg.Sampling,
       lamd_pipeline.LaMDPipeline,
     ),
     System(
       "vdm",
-      {"base": StageSpec(base.make_base, output="sample")},
+      {"base": StageSpec(base.make_base, base.BLOCK, output="sample")},
+      base.Sampling,
       vdm_pipeline.make_pipeline,
     ),
   )
 }
+SystemName = Annotated[str, OneOf(SYSTEMS)]
 
 
 def find_system(config: Config) -> System:
@@ -71,11 +83,7 @@ def find_system(config: Config) -> System:
   Raises:
     UserError: The system or a stage is unknown, or a stage lacks one it needs.
   """
-  if config.system not in SYSTEMS:
-    raise UserError(
-      f"config.system is {config.system!r}; known: {', '.join(sorted(SYSTEMS))}"
-    )
-  system = SYSTEMS[config.system]
+  system = SYSTEMS[check(config.system, SystemName, "config.system")]
   if not config.stages:
     raise UserError("config.stages is empty; name the stages to train, in order")
   for i, name in enumerate(config.stages):

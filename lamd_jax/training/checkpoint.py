@@ -26,7 +26,6 @@ from lamd_jax.types import Params, UserError
 Folder = str | os.PathLike[str]
 STATE, META, SCALARS = "state", "meta", "metrics"  # The last name is orbax's.
 FILES = {META: "metadata", SCALARS: "metrics"}  # These names are orbax's too.
-WHICH = ("latest", "best")
 
 
 class Manager(ocp.CheckpointManager):

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import math
+from typing import Annotated
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +10,7 @@ from jaxtyping import Array, ArrayLike, Float
 import optax
 import optax.contrib
 
+from lamd_jax.schema import Count, Fraction, OneOf, Range, Weight
 from lamd_jax.types import Params, UserError
 
 OPTIMIZERS = ("adam", "muon")
@@ -64,17 +66,17 @@ def make_learning_rate(
 
 
 def make_optimizer(
-  steps: int,
-  learning_rate: float,
+  steps: Count,
+  learning_rate: Annotated[float, Range(1e-12, 1)],
   *,
-  optimizer: str = "adam",
-  warmup_steps: int = 0,
-  schedule: str = "constant",
-  end_fraction: float = 0.0,
-  weight_decay: float = 0.0,
-  clip_norm: float = 1.0,
-  b1: float = 0.9,
-  b2: float = 0.999,
+  optimizer: Annotated[str, OneOf(OPTIMIZERS)] = "adam",
+  warmup_steps: Annotated[int, Range(0, 10**9)] = 0,
+  schedule: Annotated[str, OneOf(DESCENTS)] = "constant",
+  end_fraction: Fraction = 0.0,
+  weight_decay: Weight = 0.0,
+  clip_norm: Weight = 1.0,
+  b1: Annotated[float, Range(0, 1 - 1e-9)] = 0.9,
+  b2: Annotated[float, Range(0, 1 - 1e-9)] = 0.999,
 ) -> tuple[optax.GradientTransformation, optax.Schedule]:
   """Returns an optimizer with gradient clipping, and its learning rate schedule.
 

@@ -21,7 +21,7 @@ def parse_steps(text: str) -> tuple[int, int]:
   Raises:
     UserError: The text is not such a range.
   """
-  match = re.fullmatch(r"(\d+):(\d+)", text.strip())
+  match = re.fullmatch(r"(\d{1,9}):(\d{1,9})", text.strip())
   first, last = (int(match[1]), int(match[2])) if match else (0, 0)
   if not 1 <= first <= last:
     raise UserError(

@@ -17,6 +17,7 @@ MEAN, STD = -0.4, 0.6  # The data: N(MEAN, STD^2), each element by itself.
 COSINE = schedules.CosineSchedule(logsnr_min=-12.0, logsnr_max=12.0)
 VDM = schedules.CosineSchedule()
 LDM = schedules.make_schedule("sqrt_linear")
+MANY = LDM.sampling_grid(50)  # Samplers start alike on all grids of many steps.
 best_denoise_fn = analytic.denoiser(analytic.gaussian(MEAN, STD))
 
 
@@ -66,7 +67,7 @@ def one_step(sampler, x_t, prediction, *levels, key=None):
   """One step with a fixed prediction."""
   key = jax.random.key(4) if key is None else key
   denoise_fn = lambda x_t, logsnr: prediction
-  return sampler.step(key, denoise_fn, x_t, *levels, sampler.init(x_t))[0]
+  return sampler.step(key, denoise_fn, x_t, *levels, sampler.init(x_t, MANY))[0]
 
 
 class TableTest(parameterized.TestCase):
@@ -187,7 +188,7 @@ class StepTest(parameterized.TestCase):
     x, key, sampler = draw((1, 4)), jax.random.key(7), SAMPLERS["dpm_solver_2m"]
     if stochastic:
       sampler = SAMPLERS["dpm_solver_2m_sde"]
-    memory, outputs, expected = sampler.init(x), [], np.asarray(x, np.float64)
+    memory, outputs, expected = sampler.init(x, MANY), [], np.asarray(x, np.float64)
     for i in range(2):
       levels = jnp.array([logsnr[i]]), jnp.array([logsnr[i + 1]])
       outputs.append(np.asarray(best_denoise_fn(x, levels[0]).x, np.float64))
@@ -208,6 +209,51 @@ class StepTest(parameterized.TestCase):
         expected = sigma[i + 1] / sigma[i] * expected
         expected = expected - alpha[i + 1] * (np.exp(-h) - 1) * ahead
       np.testing.assert_allclose(x, expected, atol=2e-6)
+
+  @parameterized.parameters(False, True)
+  def test_below_15_steps_the_last_one_of_dpm_solver_is_of_first_order(self, is_few):
+    # Of first order, DPM-Solver++ is DDIM: Lu et al. 2022, section 4.
+    grid = VDM.sampling_grid(14 if is_few else 15)
+    path = samplers.sample_trajectory(
+      jax.random.key(1),
+      draw(),
+      denoise_fn=best_denoise_fn,
+      sampler=SAMPLERS["dpm_solver_2m"],
+      logsnr_grid=grid,
+    )
+    levels = (jnp.full(2, level) for level in grid[-2:])
+    x_t, ending = path[-2], path[-1]
+    prediction = best_denoise_fn(x_t, jnp.full(2, grid[-2]))
+    alone = one_step(samplers.ddim(), x_t, prediction, *levels)
+    self.assertEqual(np.allclose(ending, alone, atol=1e-5), is_few)
+
+  @parameterized.product(name=tuple(schedules.SCHEDULES), num_steps=(8, 10, 14))
+  def test_dpm_solver_keeps_the_size_of_samples_in_few_steps(self, name, num_steps):
+    # The flow keeps N(0, 1) as it is: standard deviations were 1.05 to 1.4.
+    grid = schedules.make_schedule(name).sampling_grid(num_steps)
+    x_init = jnp.array([-1.0, 1.0])
+    normal = analytic.denoiser(analytic.gaussian(0.0, 1.0))
+    got = run(SAMPLERS["dpm_solver_2m"], grid, x_init, normal)
+    np.testing.assert_allclose(got, x_init, atol=0.1)
+
+  def test_from_15_steps_on_dpm_solver_is_of_second_order_to_the_end(self):
+    # Written out in float64, as Lu et al. 2022, algorithm 2, on 15 steps of LDM's grid,
+    # the longest of which is four times as long as the one before.
+    grid = np.asarray(LDM.sampling_grid(15), np.float64)
+    x, last = 1.0, None
+    for i, (t, s) in enumerate(itertools.pairwise(grid)):
+      alpha_t, alpha_s = (1 / np.sqrt(1 + np.exp(-level)) for level in (t, s))
+      sigma_t, sigma_s = (1 / np.sqrt(1 + np.exp(level)) for level in (t, s))
+      gain = alpha_t * STD**2 / (alpha_t**2 * STD**2 + sigma_t**2)
+      predicted = MEAN + gain * (x - alpha_t * MEAN)
+      ahead = predicted
+      if last is not None:
+        r = (t - grid[i - 1]) / (s - t)
+        ahead = (1 + 1 / (2 * r)) * predicted - 1 / (2 * r) * last
+      x = sigma_s / sigma_t * x - alpha_s * np.expm1(-0.5 * (s - t)) * ahead
+      last = predicted
+    got = run(SAMPLERS["dpm_solver_2m"], jnp.asarray(grid, jnp.float32), jnp.ones(1))
+    np.testing.assert_allclose(got, [x], rtol=1e-4)
 
   def test_langevin_corrects_before_the_step(self):
     # A step from a level to itself by DDIM is none: what is left is the corrector.
@@ -313,7 +359,9 @@ class SampleTest(parameterized.TestCase):
       jax.debug.callback(lambda x: noises.append(float(x)), jax.random.normal(key))
       return x_t, memory
 
-    run(samplers.Sampler(lambda x: (), step), COSINE.sampling_grid(6), draw((2, 3)))
+    run(
+      samplers.Sampler(lambda x, grid: (), step), COSINE.sampling_grid(6), draw((2, 3))
+    )
     jax.effects_barrier()
     self.assertLen(set(noises), 6)
 

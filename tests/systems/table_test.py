@@ -29,7 +29,7 @@ class StageTest(parameterized.TestCase):
     ("data.resolution", 11, "resolution=11 does not divide .* 2 .* nearest: 1[02]"),
     ("data.num_frames", 1, "num_frames=1: a video needs at least 2"),
     ("sample.num_steps", 1001, "num_steps=1001: .* 1 to 1000 steps"),
-    ("sample.eta", 1.5, "sample.eta=1.5: expected 0 to 1"),
+    ("sample.eta", 1.5, "sample.eta=1.5: expected a number from 0 to 1"),
     ("compute_dtype", "half", "'half'; known: float32, bfloat16"),
     ("run.remat", "blocks", "remat='blocks'; known: none, elementwise, block"),
   )

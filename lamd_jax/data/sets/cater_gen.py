@@ -34,11 +34,12 @@ measure with both captions, and say which.
 
 import json
 import pathlib
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 from lamd_jax.data import video_files
-from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.preprocessing import SAMPLINGS, Sampling, Square
 from lamd_jax.data.regular_files import read_text
+from lamd_jax.schema import Bytes, FilePath, Frames, OneOf, Side
 from lamd_jax.types import UserError
 
 URL = "https://github.com/Youncy-Hu/MAGE"
@@ -56,13 +57,13 @@ class _Entry(NamedTuple):
 def open_cater_gen(
   split: str,
   *,
-  path: str,
-  captions: str,
-  num_frames: int,
-  sampling: str = "uniform",
-  frame_stride: int = 1,
-  resolution: int = 128,
-  cache_bytes: int = 2**29,
+  path: FilePath,
+  captions: Annotated[str, OneOf(CAPTIONS)],
+  num_frames: Frames,
+  sampling: Annotated[str, OneOf(SAMPLINGS)] = "uniform",
+  frame_stride: Frames = 1,
+  resolution: Side = 128,
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Reads a file of captions and probes the videos; decodes one frame of each.
 

@@ -27,8 +27,11 @@ list of 153 of the shots, which is not included here, so its numbers are not com
 with those of all of `sky_test`.
 """
 
+from typing import Annotated
+
 from lamd_jax.data import listing, video_files
-from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.preprocessing import FITS, Sampling, Square
+from lamd_jax.schema import Bytes, FilePath, Frames, OneOf, Side
 from lamd_jax.types import UserError
 
 URL = "https://drive.google.com/file/d/1xWLiU-MBGN7MrsFHQm4_yXmfHBsMbJQo"
@@ -40,12 +43,12 @@ _FOLDERS = {"train": "sky_train", "eval": "sky_test"}
 def open_landscape(
   split: str,
   *,
-  path: str,
-  num_frames: int,
-  frame_stride: int = 1,
-  resolution: int = 128,
-  fit: str = "stretch",
-  cache_bytes: int = 2**29,
+  path: FilePath,
+  num_frames: Frames,
+  frame_stride: Frames = 1,
+  resolution: Side = 128,
+  fit: Annotated[str, OneOf(FITS)] = "stretch",
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Lists the shots; decodes one frame of each.
 

@@ -26,9 +26,11 @@ LFDM groups its sFVD, the mean of the FVDs within each person.
 """
 
 import pathlib
+from typing import Annotated
 
 from lamd_jax.data import listing, video_files
-from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.preprocessing import SAMPLINGS, Sampling, Square
+from lamd_jax.schema import Bytes, FilePath, Frames, OneOf, Side
 from lamd_jax.types import printable
 
 URL = "https://mug.ee.auth.gr/fed/"
@@ -59,12 +61,12 @@ _SESSION = "session0"
 def open_mug(
   split: str,
   *,
-  path: str,
-  num_frames: int,
-  sampling: str = "uniform",
-  frame_stride: int = 1,
-  resolution: int = 128,
-  cache_bytes: int = 2**29,
+  path: FilePath,
+  num_frames: Frames,
+  sampling: Annotated[str, OneOf(SAMPLINGS)] = "uniform",
+  frame_stride: Frames = 1,
+  resolution: Side = 128,
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Lists the takes of a split; decodes one frame of each.
 

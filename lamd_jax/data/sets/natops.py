@@ -34,12 +34,14 @@ LFDM groups its sFVD, the mean of the FVDs within each person.
 
 import pathlib
 import re
+from typing import Annotated
 
 from absl import logging
 
 from lamd_jax.data import video_files
-from lamd_jax.data.preprocessing import Sampling, Square
+from lamd_jax.data.preprocessing import FITS, SAMPLINGS, Sampling, Square
 from lamd_jax.data.regular_files import read_text
+from lamd_jax.schema import Bytes, FilePath, Frames, OneOf, Side
 from lamd_jax.types import UserError
 
 URL = "https://github.com/yalesong/natops"
@@ -87,13 +89,13 @@ _Segments = dict[tuple[int, int], list[tuple[int, int]]]
 def open_natops(
   split: str,
   *,
-  path: str,
-  num_frames: int,
-  sampling: str = "uniform",
-  frame_stride: int = 1,
-  resolution: int = 128,
-  fit: str = "pad",
-  cache_bytes: int = 2**29,
+  path: FilePath,
+  num_frames: Frames,
+  sampling: Annotated[str, OneOf(SAMPLINGS)] = "uniform",
+  frame_stride: Frames = 1,
+  resolution: Side = 128,
+  fit: Annotated[str, OneOf(FITS)] = "pad",
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Reads the segmentation and probes the videos; decodes one frame of each.
 

@@ -14,7 +14,7 @@ import os
 import pathlib
 import re
 import threading
-from typing import Any
+from typing import Annotated, Any
 
 from absl import logging
 from array_record.python import array_record_data_source
@@ -25,6 +25,7 @@ from tensorflow_datasets.proto import tf_example_pb2
 from lamd_jax.data import media, replacement
 from lamd_jax.data.regular_files import read_text
 from lamd_jax.data.sets import bair
+from lamd_jax.schema import FilePath, Frames, Range, Side
 from lamd_jax.types import UserError
 
 _IMAGE_KEYS = {bair.NAME: bair.IMAGE_KEY}
@@ -49,13 +50,13 @@ class TfdsSource:
     self,
     split: str,
     *,
-    num_frames: int,
+    num_frames: Frames,
     tfds_name: str = bair.NAME,
-    data_dir: str | None = None,
+    data_dir: FilePath | None = None,
     image_key: str | None = None,
-    fps: float | None = None,
-    frame_stride: int = 1,
-    resolution: int = 64,
+    fps: Annotated[float, Range(0.01, 1000)] | None = None,
+    frame_stride: Frames = 1,
+    resolution: Side = 64,
   ):
     """Finds the data set and reads its description, but no record.
 

@@ -22,12 +22,14 @@ ones, which evaluation takes, cover many classes.
 
 import pathlib
 import re
+from typing import Annotated, Literal
 
 from absl import logging
 
 from lamd_jax.data import video_files
 from lamd_jax.data.preprocessing import Square
 from lamd_jax.data.regular_files import read_text
+from lamd_jax.schema import Bytes, FilePath, Frames, Range, Side
 from lamd_jax.types import UserError
 
 URL = "https://www.crcv.ucf.edu/data/UCF101.php"
@@ -38,13 +40,13 @@ _SPLITS = ("1", "2", "3", ALL)
 def open_ucf101(
   split: str,
   *,
-  path: str,
-  splits_path: str,
-  split_number: int | str,
-  num_frames: int,
-  frame_stride: int = 1,
-  resolution: int = 64,
-  cache_bytes: int = 2**29,
+  path: FilePath,
+  splits_path: FilePath,
+  split_number: Annotated[int, Range(1, 3)] | Literal["1", "2", "3", "all"],
+  num_frames: Frames,
+  frame_stride: Frames = 1,
+  resolution: Side = 64,
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Reads the split files and probes the videos; decodes one frame of each.
 

@@ -22,6 +22,7 @@ from absl import logging
 from lamd_jax.data import video_files
 from lamd_jax.data.preprocessing import Square
 from lamd_jax.data.sets import video_folder
+from lamd_jax.schema import Bytes, FilePath, Frames, Side
 from lamd_jax.types import UserError, printable
 
 TRAIN = "train"
@@ -54,19 +55,19 @@ class _Row(NamedTuple):
 def open_video_csv(
   split: str,
   *,
-  path: str,
-  csv: str,
-  num_frames: int,
+  path: FilePath,
+  csv: FilePath,
+  num_frames: Frames,
   path_column: str = "path",
   label_column: str | None = None,
   caption_column: str | None = None,
   split_column: str | None = None,
   eval_value: str | None = None,
-  eval_csv: str | None = None,
+  eval_csv: FilePath | None = None,
   empty_captions: bool = False,
-  frame_stride: int = 1,
-  resolution: int = 64,
-  cache_bytes: int = 2**29,
+  frame_stride: Frames = 1,
+  resolution: Side = 64,
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Reads the csv and probes the videos; decodes one frame of each.
 

@@ -12,6 +12,7 @@ from absl import logging
 
 from lamd_jax.data import listing, video_files
 from lamd_jax.data.preprocessing import Square
+from lamd_jax.schema import Bytes, FilePath, Frames, Side
 from lamd_jax.types import UserError
 
 # Some of the endings that `listing` knows.
@@ -24,11 +25,11 @@ _EVAL_FRACTION = 0.1
 def open_video_folder(
   split: str,
   *,
-  path: str,
-  num_frames: int,
-  frame_stride: int = 1,
-  resolution: int = 64,
-  cache_bytes: int = 2**29,
+  path: FilePath,
+  num_frames: Frames,
+  frame_stride: Frames = 1,
+  resolution: Side = 64,
+  cache_bytes: Bytes = 2**29,
 ) -> video_files.VideoFiles:
   """Lists and probes all videos in a folder and its subfolders.
 

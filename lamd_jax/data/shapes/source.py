@@ -1,11 +1,13 @@
 """Moving shapes as a `VideoSource`."""
 
 import threading
+from typing import Annotated
 
 from jaxtyping import UInt8
 import numpy as np
 
 from lamd_jax.data.shapes.scenes import FPS, MOTIONS, Scene, make_scene
+from lamd_jax.schema import Bytes, Frames, Range, Seed, Side
 
 
 class ShapesSource:
@@ -21,13 +23,13 @@ class ShapesSource:
     self,
     split: str,
     *,
-    num_frames: int,
-    frame_stride: int = 1,
-    resolution: int = 32,
-    num_train: int = 4096,
-    num_eval: int = 256,
-    seed: int = 0,
-    cache_bytes: int = 2**29,
+    num_frames: Frames,
+    frame_stride: Frames = 1,
+    resolution: Side = 32,
+    num_train: Annotated[int, Range(1, 2**20)] = 4096,
+    num_eval: Annotated[int, Range(1, 2**20)] = 256,
+    seed: Seed = 0,
+    cache_bytes: Bytes = 2**29,
   ):
     """Prepares the source; clips are drawn on first use.
 

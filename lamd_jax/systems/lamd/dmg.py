@@ -13,28 +13,45 @@ Further frames that a window shares with the one before, and those that interpol
 is between, are met by reconstruction guidance through the frozen decoder.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 import dataclasses
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lamd_jax.config import Range, build, check_choice
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.dmg import DMG, Condition
 from lamd_jax.models.mcd_vae import MCDVAE, Content
 from lamd_jax.models.posterior import Posterior
 from lamd_jax.models.word_encoder import WordEncoder
+from lamd_jax.schema import (
+  Field,
+  Fraction,
+  Frames,
+  Guidance,
+  OneOf,
+  Range,
+  Weight,
+  block,
+  build,
+)
+from lamd_jax.systems import blocks
 from lamd_jax.systems.clip import clip_of
 from lamd_jax.systems.lamd.mcd_vae import make_vae, nearest
-from lamd_jax.systems.networks import OF_JOBS, apply, of_computation
+from lamd_jax.systems.networks import OF_COMPUTATION, apply, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
+
+BLOCK = block(
+  taker="the stage dmg",
+  model=Field(block(DMG, without=("condition", *OF_COMPUTATION))),
+  diffusion=Field(block(blocks.Diffusion)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +71,12 @@ class Sampling:
       overshoots: from about 3 with 50 steps, earlier with fewer.
   """
 
-  num_steps: int = 200
-  sampler: str = "ddim"
-  eta: Annotated[float, Range(0, 1)] = 0.0
-  guidance: float = 1.0
-  overlap: int = 1
-  frames_weight: Annotated[float, Range(0)] = 1.0
+  num_steps: Annotated[int, Range(1, 10**5)] = 200
+  sampler: Annotated[str, OneOf(samplers.SAMPLERS)] = "ddim"
+  eta: Fraction = 0.0
+  guidance: Guidance = 1.0
+  overlap: Frames = 1
+  frames_weight: Weight = 1.0
 
 
 @struct.dataclass
@@ -311,7 +328,7 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
   model = build(
     DMG, config.dmg.model, "dmg.model", condition=None, **of_computation(config)
   )
-  said = config.condition.to_dict() if "condition" in config else {}
+  said = blocks.read_condition(config)
   condition = _make_condition(said, model.context_channels)
   model = model.clone(condition=condition)
   resolution, levels = clip.resolution, len(model.channel_mults)
@@ -322,9 +339,7 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
       f" {vae.spatial_factor} times smaller, halved on the {levels} levels of"
       f" dmg.model.channel_mults; nearest: {nearest(resolution, multiple)}"
     )
-  parameterization = config.dmg.diffusion.parameterization
-  known = get_args(process.Parameterization)
-  check_choice(parameterization, known, "dmg.diffusion.parameterization")
+  diffusion = blocks.read_diffusion(config, "dmg")
   if model.context_channels % 4:
     raise UserError(
       f"dmg.model.context_channels={model.context_channels} does not divide by 4;"
@@ -336,47 +351,34 @@ def make_dmg(config: Config, parts: Mapping[str, Part]) -> DMGStage:
       f"dmg.model.context_pool={model.context_pool}: expected a divisor of {side}, the"
       " side of the motion latent"
     )
-  how = {k: v for k, v in config.sample.items() if k not in OF_JOBS}
-  sampling = build(Sampling, how, "sample")
+  sampling = blocks.read_sampling(Sampling, config)
   _check_sampling(sampling, clip.num_frames, condition is not None)
-  schedule = schedules.make_schedule(config.dmg.diffusion.schedule)
+  schedule = schedules.make_schedule(diffusion.schedule)
   schedule.sampling_grid(sampling.num_steps)  # Raises what is impossible.
   return DMGStage(
     model=model,
     vae=vae,
     schedule=schedule,
-    parameterization=parameterization,
-    cond_dropout=said.get("dropout", 0.1),
+    parameterization=diffusion.parameterization,
+    cond_dropout=said.dropout,
     sampling=sampling,
     vae_params=parts["mcd_vae"].params,
   )
 
 
-def _make_condition(values: Mapping[str, Any], features: int) -> Condition | None:
+def _make_condition(said: blocks.ConditionSettings, features: int) -> Condition | None:
   """Builds the network that turns a class or text into tokens; None without one."""
-  kind = values.get("kind", "none")
-  makers: dict[str, tuple[tuple[str, ...], Callable[[], Condition | None]]] = {
-    "none": ((), lambda: None),
-    "class": (("num_classes",), lambda: conditioning.ClassToken(
-      values["num_classes"], features)),
-    "caption": (("encoder", "num_tokens", "text_channels"),
-                lambda: conditioning.CaptionTokens(features)),
-    "words": (("vocabulary", "num_words"), lambda: WordEncoder(
-      values["num_words"], features)),
-  }  # fmt: skip
-  if kind not in makers:
-    raise UserError(f"condition.kind is {kind!r}; known: {', '.join(makers)}")
-  keys, make = makers[kind]
-  for key in keys:
-    if key not in values:
-      raise UserError(f"condition.kind={kind!r} needs condition.{key}; it is missing")
-  if not 0 <= values.get("dropout", 0.0) <= 1:
-    raise UserError(f"condition.dropout={values['dropout']}: expected 0 to 1")
-  return make()
+  match said.kind:
+    case "class":
+      return conditioning.ClassToken(said.num_classes, features)
+    case "caption":
+      return conditioning.CaptionTokens(features)
+    case "words":
+      return WordEncoder(said.num_words, features)
+  return None
 
 
 def _check_sampling(how: Sampling, num_frames: int, has_condition: bool) -> None:
-  check_choice(how.sampler, samplers.SAMPLERS, "sample.sampler")
   if how.eta and how.sampler != "ddim":
     raise UserError(
       f"sample.eta={how.eta} is of the sampler 'ddim', not of {how.sampler!r}; leave it"

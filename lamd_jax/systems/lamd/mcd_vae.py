@@ -5,14 +5,32 @@ Hu et al. 2023 (arXiv:2304.11603), section 3.2: MCD-VAE and its losses, equation
 
 from collections.abc import Mapping
 
-from lamd_jax.config import build
 from lamd_jax.models.discriminator import VideoDiscriminator
 from lamd_jax.models.mcd_vae import MCDVAE
+from lamd_jax.schema import Field, block, build
+from lamd_jax.systems import autoencoder
 from lamd_jax.systems.autoencoder_stage import AutoencoderStage, make_autoencoder_stage
 from lamd_jax.systems.clip import clip_of
-from lamd_jax.systems.networks import compute_dtype, of_computation
+from lamd_jax.systems.networks import (
+  OF_COMPUTATION,
+  compute_dtype,
+  of_computation,
+)
 from lamd_jax.systems.stage import Part
 from lamd_jax.types import Config, UserError
+
+BLOCK = block(
+  taker="the stage mcd_vae",
+  model=Field(block(MCDVAE, without=("num_frames", *OF_COMPUTATION))),
+  loss=Field(block(autoencoder.Losses)),
+  adversary=Field(
+    block(
+      autoencoder.Adversary,
+      model=Field(block(VideoDiscriminator, without=("dtype",))),
+    ),
+    None,
+  ),
+)
 
 
 def make_mcd_vae(config: Config, parts: Mapping[str, Part]) -> AutoencoderStage:

@@ -9,24 +9,39 @@ to any length.
 
 from collections.abc import Mapping
 import dataclasses
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from flax import struct
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from lamd_jax.config import Range, build, check_choice
 from lamd_jax.diffusion import guidance, losses, process, samplers, schedules
 from lamd_jax.models import conditioning
 from lamd_jax.models.unet3d import UNet3D
+from lamd_jax.schema import (
+  Field,
+  Fraction,
+  Frames,
+  Guidance,
+  Range,
+  Weight,
+  block,
+  build,
+)
+from lamd_jax.systems import blocks
 from lamd_jax.systems.clip import clip_of
-from lamd_jax.systems.networks import OF_JOBS, apply, of_computation
+from lamd_jax.systems.networks import OF_COMPUTATION, apply, of_computation
 from lamd_jax.systems.pixels import from_uint8
 from lamd_jax.systems.stage import OnStep, Part
 from lamd_jax.types import Batch, Config, Metrics, Params, PRNGKey, UserError
 
 Method = Literal["reconstruction", "replacement"]
+BLOCK = block(
+  taker="the stage base",
+  model=Field(block(UNet3D, without=OF_COMPUTATION)),
+  diffusion=Field(block(blocks.Diffusion)),
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,15 +62,15 @@ class Sampling:
     size_weight: w_r for a low resolution; from 1 to 6 at factor 2.
   """
 
-  num_steps: int = 256
-  gamma: Annotated[float, Range(0, 1)] = 0.0
-  langevin_delta: Annotated[float, Range(0)] = 0.0
-  guidance: float = 1.0
-  given_frames: int = 0
-  overlap: int = 8
+  num_steps: Annotated[int, Range(1, 10**5)] = 256
+  gamma: Fraction = 0.0
+  langevin_delta: Weight = 0.0
+  guidance: Guidance = 1.0
+  given_frames: Annotated[int, Range(0, 2**14)] = 0
+  overlap: Frames = 8
   method: Method = "reconstruction"
-  frames_weight: Annotated[float, Range(0)] = 9.0
-  size_weight: Annotated[float, Range(0)] = 4.0
+  frames_weight: Weight = 9.0
+  size_weight: Weight = 4.0
 
 
 @struct.dataclass
@@ -270,35 +285,32 @@ def make_base(config: Config, parts: Mapping[str, Part]) -> VDMStage:
       f"data.num_frames={num_frames} is more than base.model.max_frames="
       f"{model.max_frames}"
     )
-  how = {k: v for k, v in config.sample.items() if k not in OF_JOBS}
-  sampling = build(Sampling, how, "sample")
+  sampling = blocks.read_sampling(Sampling, config)
   _check_sampling(sampling, num_frames)
-  kinds: dict[str, Any] = {
-    "none": lambda: None,
-    "class": lambda: conditioning.ClassCondition(
-      config.condition.num_classes, model.embedding_channels
-    ),
-    "caption": lambda: conditioning.CaptionCondition(model.embedding_channels),
-  }
-  if config.condition.kind not in kinds:
-    raise UserError(
-      f"condition.kind is {config.condition.kind!r}; known: {', '.join(kinds)}"
-    )
-  parameterization = config.base.diffusion.parameterization
-  known = get_args(process.Parameterization)
-  check_choice(parameterization, known, "base.diffusion.parameterization")
-  if not 0 <= config.condition.dropout <= 1:
-    raise UserError(f"condition.dropout={config.condition.dropout}: expected 0 to 1")
-  schedule = schedules.make_schedule(config.base.diffusion.schedule)
+  said, diffusion = blocks.read_condition(config), blocks.read_diffusion(config, "base")
+  schedule = schedules.make_schedule(diffusion.schedule)
   schedule.sampling_grid(sampling.num_steps)  # Raises what is impossible.
   return VDMStage(
     model=model,
-    condition=kinds[config.condition.kind](),
+    condition=_make_condition(said, model.embedding_channels),
     schedule=schedule,
-    parameterization=parameterization,
-    cond_dropout=config.condition.dropout,
+    parameterization=diffusion.parameterization,
+    cond_dropout=said.dropout,
     sampling=sampling,
   )
+
+
+def _make_condition(
+  said: blocks.ConditionSettings, features: int
+) -> conditioning.Condition | None:
+  match said.kind:
+    case "class":
+      return conditioning.ClassCondition(said.num_classes, features)
+    case "caption":
+      return conditioning.CaptionCondition(features)
+    case "words":
+      raise UserError("condition.kind='words'; VDM knows: none, class, caption")
+  return None
 
 
 def _check_sampling(how: Sampling, num_frames: int) -> None:

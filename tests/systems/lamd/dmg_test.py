@@ -401,16 +401,24 @@ class ConfigurationTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(sampler="dimm"), None, "sample.sampler='dimm'; known: ddim, ddpm"),
     (dict(sampler="ddpm", eta=1.0), None, "eta=1.0 is of the sampler 'ddim', not"),
-    (dict(eta=1.5), None, "sample.eta=1.5: expected 0 to 1"),
+    (dict(eta=1.5), None, "sample.eta=1.5: expected a number from 0 to 1"),
     (dict(guidance=2.0), None, "guidance=2.0 guides .* none .condition.kind."),
-    (dict(overlap=0), None, "sample.overlap=0: expected 1 to 2 of 3 frames"),
+    (dict(overlap=0), None, "sample.overlap=0: expected a whole number from 1"),
     (dict(overlap=3), None, "sample.overlap=3: expected 1 to 2 of 3 frames"),
-    (dict(frames_weight=-1.0), None, "frames_weight=-1.0: expected 0 or more"),
+    (
+      dict(frames_weight=-1.0),
+      None,
+      "frames_weight=-1.0: expected a .*number from 0 to",
+    ),
     (dict(gidance=2.0), None, "sample.gidance means nothing .* mean sample.guidance"),
-    ({}, dict(kind="text"), "condition.kind is 'text'; known: none, class, caption"),
+    ({}, dict(kind="text"), "condition.kind='text'; known: none, class, caption"),
     ({}, dict(kind="class"), "kind='class' needs condition.num_classes"),
     ({}, dict(kind="words", vocabulary="shapes"), "needs condition.num_words"),
-    ({}, CLASS | dict(dropout=2.0), "condition.dropout=2.0: expected 0 to 1"),
+    (
+      {},
+      CLASS | dict(dropout=2.0),
+      "condition.dropout=2.0: expected a number from 0 to 1",
+    ),
   )
   def test_what_cannot_be_is_said(self, sample, condition, message):
     config = configured(condition)

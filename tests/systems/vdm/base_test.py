@@ -71,6 +71,7 @@ def make_real(kind="class", **kwargs):
   config.run = dict(remat="none")
   config.data = dict(num_frames=F, resolution=S)
   config.condition = dict(kind=kind, dropout=0.3, num_classes=CLASSES)
+  config.condition.update(num_tokens=5, text_channels=8)
   config.base = dict(
     model=dict(
       model_channels=4,
@@ -351,9 +352,9 @@ class SampleTest(parameterized.TestCase):
 class ConfigTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(given_frames=4), "given_frames=4 of 4: expected 0 to 3"),
-    (dict(gamma=1.5), "gamma=1.5: expected 0 to 1"),
-    (dict(overlap=0), "overlap=0: expected 1 to 3"),
-    (dict(size_weight=-1.0), "size_weight=-1.0: expected 0 or more"),
+    (dict(gamma=1.5), "gamma=1.5: expected a number from 0 to 1"),
+    (dict(overlap=0), "overlap=0: expected a whole number from 1"),
+    (dict(size_weight=-1.0), "size_weight=-1.0: expected a .*number from 0 to"),
     (dict(num_step=5), "num_step means nothing .*did you mean sample.num_steps"),
   )
   def test_impossible_values(self, values, message):
