@@ -451,7 +451,6 @@ MISTAKES = [
      "from {low:.2g} to {high:.2g}"),
     ("archives of any size", "if size > MAX_BYTES:\n", "if False:\n"),
     ("clips of any size", "* 3 * itemsize) > MAX_BYTES", "* 3 * itemsize) > 2**62"),
-    ("a pipe opened", "if not os.path.isfile(path):", "if False:"),
     ("some kinds of damage", "except Exception as e:", "except OSError as e:"),
     ("the stride left out", "numbers = range(self.start, stop, self.frame_stride)",
      "numbers = range(self.start, self.start + self.num_frames)"),
