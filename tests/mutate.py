@@ -711,6 +711,8 @@ MISTAKES = [
   ),
   *_mistakes(
     "data/pipeline.py",
+    ("the first videos by name are evaluated", "if len(source) > num_clips:",
+     "if False:"),
     ("more kept ready than is needed", "min(READ_AHEAD // size, steps)",
      "(READ_AHEAD // size)"),
     ("large batches one at a time", ", steps), MIN_READ_AHEAD)", ", steps), 1)"),

@@ -19,6 +19,7 @@ from lamd_jax.types import UserError
 
 # Bytes of batches that are kept ready: enough for reading to get far ahead while the
 # first update compiles, so that a slow file goes unnoticed.
+EVAL_SEED = 0  # Of the videos to evaluate on, where not all are taken.
 READ_AHEAD = 2**28
 MIN_READ_AHEAD = 4  # Number of batches, however large.
 
@@ -176,11 +177,16 @@ def eval_windows(
   """Returns the windows of `eval_clips`: (index of the video, first frame).
 
   The first window of every video comes first, then the second windows, which do not
-  overlap the first, and so on until there are enough or nothing is left.
+  overlap the first, and so on until there are enough or nothing is left. Of more videos
+  than clips, a random part is taken, always the same: videos are in the order of their
+  names, so that the first ones may all be of one class.
   """
   span = (num_frames - 1) * frame_stride + 1
   windows: list[tuple[int, int]] = []
-  videos = range(min(len(source), num_clips))
+  videos = list(range(min(len(source), num_clips)))
+  if len(source) > num_clips:
+    rng = np.random.default_rng(EVAL_SEED)
+    videos = sorted(rng.choice(len(source), num_clips, replace=False).tolist())
   start = 0
   while videos and len(windows) < num_clips:
     if start:  # A source guarantees the first window of each video.
@@ -202,9 +208,9 @@ def eval_clips(
 ) -> UInt8[np.ndarray, "n f h w 3"]:
   """Reads the clips to evaluate on, which are always the same.
 
-  Clip i is the first window of video i. A source with fewer videos gives further
-  windows, none twice, and in the end fewer clips than requested, with a warning:
-  repeated clips would make a small set look like a large one.
+  A source with as many videos gives the first window of each. One with fewer gives
+  further windows, none twice, and in the end fewer clips than requested, with a
+  warning: repeated clips would make a small set look like a large one.
   """
   windows = eval_windows(source, num_clips, num_frames, frame_stride)
   return read_windows(source, windows, num_frames, frame_stride)

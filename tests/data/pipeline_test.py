@@ -262,10 +262,21 @@ class EvalClipsTest(absltest.TestCase):
     self.assertEqual(places, pipeline.eval_windows(source, num_clips, 3, 2))
     return places
 
-  def test_clips_are_the_first_windows_of_the_first_videos(self):
+  def test_clips_are_the_first_windows_of_all_videos(self):
     self.assertEqual(
-      self.places(CountingSource([20, 5, 9, 30]), 3), [(0, 0), (1, 0), (2, 0)]
+      self.places(CountingSource([20, 5, 9]), 3), [(0, 0), (1, 0), (2, 0)]
     )
+
+  def test_of_many_videos_a_part_of_every_class_is_taken(self):
+    source = CountingSource([5] * 1000)  # Ten classes, one after the other.
+    windows = pipeline.eval_windows(source, 200, 3, 2)
+    self.assertEqual(windows, pipeline.eval_windows(source, 200, 3, 2))
+    videos = [index for index, start in windows if start == 0]
+    self.assertEqual(videos, sorted(set(videos)))
+    self.assertLen(videos, 200)
+    # Hypergeometric: 20 of each class, with a standard deviation of 3.8.
+    for count in np.bincount(np.array(videos) // 100, minlength=10):
+      self.assertBetween(count, 5, 35)
 
   def test_few_videos_give_further_windows_that_do_not_overlap(self):
     self.assertEqual(

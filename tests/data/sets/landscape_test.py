@@ -160,7 +160,7 @@ class LandscapeTest(FolderTestCase):
     self.assert_refused("left out: nothing; expected a folder", "eval")
 
   def test_a_choice_that_there_is_not_is_refused(self):
-    self.assert_refused("data.fit is 'squash'; expected one of", fit="squash")
+    self.assert_refused("data.fit='squash'; known: crop, stretch, pad", fit="squash")
     self.assert_refused("data.sampling means nothing to data.name", sampling="uniform")
 
 
