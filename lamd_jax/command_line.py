@@ -59,10 +59,10 @@ class _ConfigFile(flags.ArgumentParser):
         config.lock()
       if isinstance(config, dict):
         config = ml_collections.ConfigDict(config).lock()
-    except SystemExit as e:
+    except (SystemExit, GeneratorExit) as e:
       raise UserError(
-        f"--config={path}: the file ended the program, with {shown(e.code)};"
-        " get_config is to return a configuration"
+        f"--config={path}: the file ended the program ({type(e).__name__}:"
+        f" {shown(str(e))}); get_config is to return a configuration"
       ) from e
     if not isinstance(config, ml_collections.ConfigDict):
       raise UserError(

@@ -1740,7 +1740,7 @@ MISTAKES = [
     ("a dict that is no configuration", "if isinstance(config, dict):", "if False:"),
     ("anything for a configuration",
      "if not isinstance(config, ml_collections.ConfigDict):", "if False:"),
-    ("a file that ends the program", "    except SystemExit as e:",
+    ("a file that ends the program", "    except (SystemExit, GeneratorExit) as e:",
      "    except ZeroDivisionError as e:"),
     ("an interrupt with a traceback", "  except KeyboardInterrupt:",
      "  except ZeroDivisionError:"),

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Annotated, Literal, NamedTuple
 
 from lamd_jax.schema import Block, OneOf, check
+from lamd_jax.systems import blocks
 from lamd_jax.systems.lamd import dmg, mcd_vae
 from lamd_jax.systems.lamd import pipeline as lamd_pipeline
 from lamd_jax.systems.pipeline import Devices, Pipeline, Stages
@@ -42,14 +43,14 @@ class System(NamedTuple):
   Attributes:
     name: Name in configurations, `config.system`.
     stages: Its stages by name, in the order in which they are trained.
-    sampling: Record of its keys of `config.sample`.
     pipeline: Makes videos with trained stages, which are restored when looked up.
+    sampling: Record of its keys of `config.sample`, those that jobs read left aside.
   """
 
   name: str
   stages: Mapping[str, StageSpec]
-  sampling: type
   pipeline: Callable[[Config, Stages, Devices], Pipeline]
+  sampling: type = blocks.Drawing
 
 
 SYSTEMS = {
@@ -63,14 +64,14 @@ SYSTEMS = {
         ),
         "dmg": StageSpec(dmg.make_dmg, dmg.BLOCK, needs=("mcd_vae",), output="sample"),
       },
-      dmg.Sampling,
       lamd_pipeline.LaMDPipeline,
+      dmg.Sampling,
     ),
     System(
       "vdm",
       {"base": StageSpec(base.make_base, base.BLOCK, output="sample")},
-      base.Sampling,
       vdm_pipeline.make_pipeline,
+      base.Sampling,
     ),
   )
 }

@@ -256,7 +256,7 @@ def make_command(rng: np.random.Generator, folder: pathlib.Path):
   argv = [f"--config={config}"]
   if mode := pick(rng, MODES):
     argv.append(f"--mode={mode}")
-  for _ in range(int(rng.integers(1, 4))):
+  for _ in range(int(pick(rng, (0, 1, 1, 2, 3)))):
     flag = pick(rng, sorted(FLAGS))
     argv.append(f"--{flag}={pick(rng, FLAGS[flag])}")
   if not any(argument.startswith("--workdir") for argument in argv):
