@@ -19,6 +19,7 @@ PRNGKey = Key[Array, ""]
 # An `ml_collections.ConfigDict`; its values have any type, which its stubs deny.
 Config = Any
 Params = Any  # A nested dict of arrays.
+LONGEST_LINE = 1200  # Characters of a message.
 LossFn = Callable[..., tuple[Float[Array, ""], Metrics]]
 
 
@@ -26,8 +27,25 @@ class UserError(ValueError):
   """A mistake in what was given, not in the program.
 
   The message is one line: what was given, what was expected, what to do. The
-  command line prints it without a traceback.
+  command line prints it without a traceback. Names of files are part of many a message,
+  and may hold anything: it is made `printable`.
   """
+
+  def __init__(self, message: str = ""):
+    """Makes the message one printable line."""
+    super().__init__(printable(message))
+
+
+def printable(text: object) -> str:
+  """Returns a text as one line that any terminal, log and file can take.
+
+  Line breaks, escape codes and bytes that are not UTF-8, all of which names of files
+  may have, are written as Python escapes them; a very long text loses its middle.
+  """
+  line = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))
+  if len(line) <= LONGEST_LINE:
+    return line
+  return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

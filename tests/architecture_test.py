@@ -19,7 +19,7 @@ MAY_IMPORT = {
   "diffusion": {"types"},
   "nn": {"types"},
   "data": {"types"},
-  "interop": {"types"},
+  "interop": {"types", "files"},
   "models": {"types", "nn"},
   "training": {"types", "files"},
   "metrics": {"types", "version", "files", "interop", "models", "data"},

@@ -35,15 +35,8 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
       f"no work folder {str(workdir)!r} to report on: expected a folder that"
       " training wrote; see --workdir"
     )
-  text = render(make_view(read_folder(workdir)))
   path = workdir / "report.html"
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with writing.explain_full_disk(workdir):
-      temporary.write_text(text, encoding="utf-8")
-      os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  writing.write_text(path, render(make_view(read_folder(workdir))))
   return path
 
 

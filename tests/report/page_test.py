@@ -395,7 +395,7 @@ class ReportTest(parameterized.TestCase):
     with (
       mock.patch.object(os, "replace", side_effect=OSError("gone")),
       mock.patch.object(videos, "make_videos", return_value=None),
-      self.assertRaisesRegex(OSError, "gone"),
+      self.assertRaisesRegex(UserError, "cannot write .*report.html .gone"),
     ):
       page.write_report(self.workdir)
     self.assertEqual(path.read_bytes(), before)
