@@ -34,30 +34,15 @@ def only_writer(folder: pathlib.Path) -> Iterator[None]:
   Raises:
     UserError: Another process holds it, and which; or the folder is not writable.
   """
+  fd = _take(folder)
   try:
-    fd = _open(folder)
-  except OSError as e:
-    raise UserError(
-      f"cannot write to {folder} ({reason(e)}); choose another folder"
-    ) from e
-  try:
-    try:
-      fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as e:
-      raise UserError(
-        f"{folder} is in use by {_holder(fd)}; wait until it has ended, or choose"
-        " another folder"
-      ) from e
-    except OSError as e:  # The file system has no locks.
-      logging.warning(
-        "%s cannot be locked (%s): make sure that no other process writes there",
-        *(folder, reason(e)),
-      )
     with contextlib.suppress(OSError):  # A full disk; the lock does not need the text.
       os.ftruncate(fd, 0)
       os.pwrite(fd, _this_process().encode(), 0)
     yield
   finally:
+    with contextlib.suppress(OSError):
+      (folder / FILE).unlink()
     os.close(fd)
 
 
@@ -74,6 +59,36 @@ def waiting(folder: pathlib.Path) -> Iterator[None]:
     yield
   finally:
     os.close(fd)
+
+
+def _take(folder: pathlib.Path) -> int:
+  """Returns the lock file of a folder, opened and locked."""
+  while True:
+    try:
+      fd = _open(folder)
+    except OSError as e:
+      raise UserError(
+        f"cannot write to {folder} ({reason(e)}); choose another folder"
+      ) from e
+    try:
+      fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as e:
+      who = _holder(fd)
+      os.close(fd)
+      raise UserError(
+        f"{folder} is in use by {who}; wait until it has ended, or choose another"
+        " folder"
+      ) from e
+    except OSError as e:  # The file system has no locks.
+      logging.warning(
+        "%s cannot be locked (%s): make sure that no other process writes there",
+        *(folder, reason(e)),
+      )
+      return fd
+    with contextlib.suppress(FileNotFoundError):
+      if os.path.samestat(os.fstat(fd), os.stat(folder / FILE)):
+        return fd
+    os.close(fd)  # Its last holder has removed the file meanwhile.
 
 
 def _open(folder: pathlib.Path) -> int:

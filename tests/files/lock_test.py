@@ -42,8 +42,26 @@ class LockTest(absltest.TestCase):
       who = f"process {os.getpid()} on {socket.gethostname()} since 2"
       self.assertIn(f"{self.folder} is in use by {who}", str(caught.exception))
       self.assertIn(pathlib.Path(sys.argv[0]).name, str(caught.exception))
+    self.assertEqual([*self.folder.iterdir()], [])
     with lock.only_writer(self.folder):
       pass
+
+  def test_a_file_that_its_holder_removes_is_no_lock(self):
+    flock, seen = fcntl.flock, []
+
+    def late(*args):
+      if not seen:  # Between opening the file and locking it, its holder ends.
+        seen.append(args)
+        (self.folder / lock.FILE).unlink()
+      flock(*args)
+
+    with (
+      mock.patch.object(fcntl, "flock", late),
+      lock.only_writer(self.folder),
+      self.assertRaisesRegex(UserError, f"in use by process {os.getpid()}"),
+      lock.only_writer(self.folder),
+    ):
+      self.fail()
 
   def test_two_folders_have_two_locks(self):
     with lock.only_writer(self.folder), lock.only_writer(self.folder.parent):
