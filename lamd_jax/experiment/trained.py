@@ -217,7 +217,11 @@ def _restore(run: Run, stage: str, best: str | None) -> tuple[Params, dict[str, 
   folder = run.stage_folder(stage) / CHECKPOINTS
   with reading.explain_damage(run.folder / CONFIG, "restore it from a copy"):
     placed = sharding.place(run.mesh, abstract_params(run, stage))
-  return checkpoint.restore_ema_params(folder, placed, best=best)
+  params, meta = checkpoint.restore_ema_params(folder, placed, best=best)
+  with reading.explain_damage(folder, "move its newest step away"):
+    if not (meta["step"] and meta["fps"]):
+      raise ValueError("no step or no rate of frames")
+  return params, meta
 
 
 def load_perceptual(run: Run, stage: str) -> dict[str, Params]:

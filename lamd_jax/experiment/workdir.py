@@ -297,10 +297,8 @@ def _git_revision(package: pathlib.Path = PACKAGE) -> str:
   ).stdout.strip()
   try:
     root = pathlib.Path(run("rev-parse", "--show-toplevel"))
-    is_own = (
-      root == package.resolve().parent and SETUP in (root / "setup.py").read_text()
-    )
-    if not is_own:
+    setup = (root / "setup.py").read_text(encoding="utf-8")
+    if root != package.resolve().parent or SETUP not in setup:
       return __version__
     run("ls-files", "--error-unmatch", "version.py")  # Fails unless it is tracked.
     return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain") else "")

@@ -82,7 +82,7 @@ def sample_clips(run: Run) -> None:
     if not is_alike:
       raise
     logging.warning(
-      "samples are already there: %s; of clips that are gone: %s", path, e
+      "samples are already there: %s; their clips cannot be read: %s", path, e
     )
     return
   real = batch["video"]
@@ -238,7 +238,7 @@ def _name(wish: Wish) -> str:
   if wish.task == "transfer":
     name = f"{name}_by_{'_'.join(map(clean, wish.motions))}"
   # File systems limit the bytes of a name.
-  name = name[:100].encode()[:200].decode(errors="ignore")
+  name = name.encode()[:100].decode(errors="ignore")
   if wish.task == "transfer":
     return name + ("_mix" if wish.options.get("mix") is not None else "")
   return name if wish.task in FOLDERS else f"{name}_{wish.task}"

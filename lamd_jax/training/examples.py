@@ -79,7 +79,8 @@ def read(folder: Folder) -> dict[int, list[int]]:
     UserError: Files disagree on a row, or an update lacks a row.
   """
   rows: dict[int, dict[int, int]] = {}
-  for path in sorted(pathlib.Path(folder).glob(NAME.format("*"))):
+  paths = pathlib.Path(folder).glob(NAME.format("*"))
+  for path in sorted(path for path in paths if path.is_file()):
     by_step: dict[int, dict[int, int]] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
       try:

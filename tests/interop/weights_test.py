@@ -1,5 +1,6 @@
 """Weight files are read whole and checked, and never run code."""
 
+import io
 import json
 import os
 import pathlib
@@ -96,6 +97,10 @@ class WeightsTest(parameterized.TestCase):
       message = str(caught.exception)
       self.assertRegex(message, "only NumPy arrays of numbers|a.bin is damaged")
       self.assertTrue(message.isprintable())
+
+  def test_the_class_of_arrays_is_but_a_name(self):
+    found = weights.ArraysOnly(io.BytesIO()).find_class("numpy", "ndarray")
+    self.assertFalse(callable(found))
 
   def test_every_type_of_number_comes_back(self):
     for code in ("?", "i1", "<u2", ">i4", "<f2", ">f8", "<c8"):
