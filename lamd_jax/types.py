@@ -48,6 +48,15 @@ def printable(text: object) -> str:
   return f"{line[: LONGEST_LINE // 2]} ... {line[-LONGEST_LINE // 2 :]}"
 
 
+def is_utf_8(text: str) -> bool:
+  """Returns whether a text has no bytes that are not UTF-8, as names of files may."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
   """Yields an error and all that it was raised from or groups, each once."""
   seen = set()
