@@ -132,3 +132,11 @@ def is_ours_or_a_warning(record: std_logging.LogRecord) -> bool:
   # Orbax warns of what it was asked to do.
   is_orbax = "orbax" in path.parts
   return record.levelno >= (std_logging.ERROR if is_orbax else std_logging.WARNING)
+
+
+class Lines(std_logging.Formatter):
+  """Formatter of log records whose names of files cannot command a terminal."""
+
+  def formatMessage(self, record: std_logging.LogRecord) -> str:  # noqa: N802
+    """Returns the message in one printable line."""
+    return printable(super().formatMessage(record))

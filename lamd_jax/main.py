@@ -18,7 +18,7 @@ Any value of the configuration can be given: --config.dmg.train.steps=500
 """
 
 from collections.abc import Sequence
-import logging as std_logging
+import contextlib
 import os
 import pathlib
 import re
@@ -35,13 +35,13 @@ from ml_collections import config_flags  # noqa: E402
 
 from lamd_jax import command_line  # noqa: E402
 from lamd_jax.experiment import workdir  # noqa: E402
-from lamd_jax.experiment.run import make_run  # noqa: E402
+from lamd_jax.experiment.run import Run, make_run  # noqa: E402
 from lamd_jax.jobs import check, evaluate, export, generate, plan, train  # noqa: E402
 from lamd_jax.report import page  # noqa: E402
 from lamd_jax.schema import FilePath, Length, Range, shown  # noqa: E402
 from lamd_jax.schema import check as check_value  # noqa: E402
 from lamd_jax.training import preemption, processes, profiling  # noqa: E402
-from lamd_jax.types import UserError  # noqa: E402
+from lamd_jax.types import UserError, printable  # noqa: E402
 
 MODES = (
   *("all", "train", "sample", "evaluate", "report", "transfer", "plan"),
@@ -211,14 +211,14 @@ def _run() -> None:
   if _DISTRIBUTED.value or any(value is not None for value in several):
     processes.join(*several, timeout=_INIT_TIMEOUT.value)
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
-    _report(pathlib.Path(_WORKDIR.value).expanduser())
+    _report_alone(pathlib.Path(_WORKDIR.value).expanduser())
     return
   if _CONFIG.value is None:
     raise UserError("--config is missing, for example --config=configs/quickstart.py")
   text = check_value(_WORKDIR.value or _default_workdir(), FilePath, "--workdir")
   folder = pathlib.Path(text).expanduser()
   if mode == "report":
-    _report(folder)
+    _report_alone(folder)
     return
   config = _CONFIG.value
   if _DEVICES.value:
@@ -228,15 +228,24 @@ def _run() -> None:
   check.check(experiment)
   if mode == "plan":
     check.trace(experiment)
-    plan.plan(experiment, _MEMORY_GB.value, writes=bool(_WORKDIR.value))
+    writes = bool(_WORKDIR.value)
+    with workdir.only_writer(folder) if writes else contextlib.nullcontext():
+      plan.plan(experiment, _MEMORY_GB.value, writes=writes)
     return
   if mode in ("all", "evaluate"):
     evaluate.check(experiment)
   if mode not in ("all", "train"):
     workdir.check_workdir(experiment)
-  else:
-    if not workdir.is_begun(folder):
-      check.rehearse(experiment)
+  elif not workdir.is_begun(folder):
+    check.rehearse(experiment)
+  with workdir.only_writer(folder):
+    _work(experiment, profile_steps)
+
+
+def _work(experiment: Run, profile_steps: tuple[int, int] | None) -> None:
+  """Runs the jobs that write to the work folder, which no other run does meanwhile."""
+  mode, folder = _MODE.value, experiment.folder
+  if mode in ("all", "train"):
     workdir.open_workdir(experiment)
   processes.wait_for_all("work folder")
   logging.info("work folder %s, %d device(s)", folder, jax.device_count())
@@ -247,13 +256,15 @@ def _run() -> None:
   if _IMAGE.value or _VIDEO.value:
     paths = generate.generate(experiment, _wish())
     if processes.is_first():
-      print(*paths, sep="\n")
+      print(*map(printable, paths), sep="\n")
     return
   if mode == "export":
     path = export.export(experiment)
     if processes.is_first():
-      print(f"exported: {path}")
+      print(f"exported: {printable(path)}")
     return
+  if mode == "evaluate":
+    generate.check_samples(experiment)
   if mode in ("all", "sample"):
     generate.sample_clips(experiment)
   if mode in ("all", "evaluate") and processes.is_first():
@@ -321,16 +332,22 @@ def _default_workdir() -> str:
   return os.path.join("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
+def _report_alone(folder: pathlib.Path) -> None:
+  """Writes the report of a work folder that is not in use."""
+  with workdir.only_writer(folder) if folder.is_dir() else contextlib.nullcontext():
+    _report(folder)
+
+
 def _report(folder: pathlib.Path) -> None:
   if processes.is_first():
-    print(f"report: {page.write_report(folder)}")
+    print(f"report: {printable(page.write_report(folder))}")
 
 
 def run() -> None:
   """Entry point."""
   logging.set_verbosity(logging.INFO)
   logging.get_absl_handler().addFilter(command_line.is_ours_or_a_warning)
-  logging.get_absl_handler().setFormatter(std_logging.Formatter("%(message)s"))
+  logging.get_absl_handler().setFormatter(command_line.Lines("%(message)s"))
   app.run(main, flags_parser=command_line.parse_flags)
 
 

@@ -20,16 +20,26 @@ PRNGKey = Key[Array, ""]
 # An `ml_collections.ConfigDict`; its values have any type, which its stubs deny.
 Config = Any
 Params = Any  # A nested dict of arrays.
+LONGEST_LINE = 1200  # Characters of a message.
 LossFn = Callable[..., tuple[Float[Array, ""], Metrics]]
 
 
-def printable(text: str) -> str:
+def printable(text: object) -> str:
   """Returns a text that a terminal shows as it is: no control codes, no raw bytes.
 
   Names of files may hold anything. What does not print is written as in Python's
   strings, and a byte that is not UTF-8 as its two digits.
   """
-  return "".join(c if c.isprintable() else _escaped(c) for c in text)
+  return "".join(c if c.isprintable() else _escaped(c) for c in str(text))
+
+
+def is_utf_8(text: str) -> bool:
+  """Returns whether a text has no bytes that are not UTF-8, as names of files may."""
+  try:
+    text.encode()
+  except UnicodeEncodeError:
+    return False
+  return True
 
 
 def _escaped(character: str) -> str:
@@ -42,13 +52,16 @@ class UserError(ValueError):
   """A mistake in what was given, not in the program.
 
   The message is one line: what was given, what was expected, what to do. The
-  command line prints it without a traceback.
+  command line prints it without a traceback. Names of files are part of many a message,
+  and may hold anything.
   """
 
   def __str__(self) -> str:
     """Returns the message as one printable line, the middle of a long one left out."""
     line = printable(re.sub(r"\s*[\r\n]\s*", " ", super().__str__()))
-    return line if len(line) <= 1200 else f"{line[:800]} ... {line[-300:]}"
+    if len(line) <= LONGEST_LINE:
+      return line
+    return f"{line[: LONGEST_LINE - 400]} ... {line[-300:]}"
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

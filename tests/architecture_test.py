@@ -20,7 +20,7 @@ MAY_IMPORT = {
   "diffusion": {"types"},
   "nn": {"types"},
   "data": {"types", "schema"},
-  "interop": {"types"},
+  "interop": {"types", "files"},
   "models": {"types", "schema", "nn"},
   "training": {"types", "schema", "files"},
   "metrics": {"types", "version", "files", "interop", "models", "data"},

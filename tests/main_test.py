@@ -344,6 +344,12 @@ class BegunFolderTest(MainTestCase):
     self.assertRegex(stderr, rf"\Aerror: .*{message}.*\n\Z")
     self.assertEqual(files(), before)
 
+  @parameterized.parameters(*(x for x in main.MODES if x != "transfer"))
+  def test_a_folder_in_use_is_left_alone_and_its_process_named(self, mode):
+    with workdir_lib.only_writer(self.folder):
+      who = rf"process {os.getpid()} on .* since .*\(.*\)"
+      self.assert_refused_untouched(f"run is in use by {who}; wait", f"--mode={mode}")
+
   @parameterized.parameters("all", "train", "sample", "evaluate")
   def test_another_configuration_is_told_apart_and_nothing_touched(self, mode):
     self.assert_refused_untouched(

@@ -100,6 +100,17 @@ class VideoFiles:
     """Returns the number of frames of video `index` that belong to this split."""
     return self._videos[index].num_frames
 
+  def stamp(self, index: int) -> str:
+    """Returns the first frame of video `index`, and the size in bytes of its file.
+
+    Of a folder of frames, the size is that of its first and its last file.
+    """
+    video = self._videos[index]
+    path = self._root / video.name
+    files = [path / name for name in video.frames[:: len(video.frames) - 1 or 1]]
+    sizes = [os.stat(file).st_size for file in files or [path]]
+    return f"{video.first} {sizes}"
+
   def annotation(self, index: int) -> dict[str, int | str]:
     """Returns the annotation of video `index`."""
     return dict(self._videos[index].annotation)

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterable
 import functools
 import hashlib
-import json
 import pathlib
 from typing import Literal, NamedTuple
 
@@ -13,11 +12,12 @@ from jaxtyping import Array, Bool, Float, Float32, Int32
 import numpy as np
 import tqdm
 
+from lamd_jax.files import reading
 from lamd_jax.files.rows import Rows
 from lamd_jax.interop import weights
 from lamd_jax.interop.bert_tokenizer import Tokenize, Tokens, bert_tokenizer
 from lamd_jax.models import text_encoder as text_encoder_lib
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, is_utf_8
 
 # all-MiniLM-L6-v2 of the Sentence Transformers: 384 channels, English, Apache 2.0.
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -190,6 +190,8 @@ def _checked(captions: Iterable[str]) -> list[str]:
       raise UserError(
         f"caption {i} is {text!r} of type {type(text).__name__}; expected a str"
       )
+    if not is_utf_8(text):
+      raise UserError(f"caption {i}, {text!r}, is not UTF-8; expected text")
   if not texts:
     raise UserError("there is no caption to embed; give at least one")
   return texts
@@ -200,10 +202,4 @@ def _config(path: pathlib.Path) -> dict | None:
   config = path.with_name("config.json")
   if not config.is_file():
     return None
-  try:
-    return dict(json.loads(config.read_text("utf-8")))
-  except ValueError as e:
-    raise UserError(
-      f"{config} is not a configuration ({e}); get the file from where the weights"
-      " came from"
-    ) from e
+  return reading.read_json(config, "get the file from where the weights came from")

@@ -4,11 +4,16 @@ A stage that trains on latents of an earlier, frozen stage meets the same window
 and again. The work folder keeps their latents (see `files.rows` for the files):
 
     latents/<stage>/*.npy           a row for each window
-    latents/<stage>/made_from.json  a digest of the frozen parameters, and the clips
+    latents/<stage>/made_from.json  digests of the frozen parameters and of the clips
+
+Latents of other parameters or clips, such as those of a stage that was trained again,
+are computed anew. Where the clips lie makes no difference.
 """
 
 from collections.abc import Callable, Mapping
+import hashlib
 import math
+import pathlib
 import shutil
 from typing import Any
 
@@ -28,10 +33,12 @@ from lamd_jax.types import UserError
 
 FOLDER = "latents"
 MAX_BYTES = 2**34  # 16 GiB on disk.
+NUM_READ = 32  # Windows that are read to tell the clips from others.
 MIN_VISITS = 4  # Visits of each window in a training that make it worth the disk.
 
 # From the number of a video and its first frame to the window's arrays in a batch.
 Read = Callable[[int, int], Mapping[str, np.ndarray]]
+Specs = Mapping[str, jax.ShapeDtypeStruct]
 
 
 def open_latents(
@@ -53,9 +60,6 @@ def open_latents(
     stage: The stage to train, with its frozen parts.
     source: The training videos.
     batch: Shapes of a batch.
-
-  Raises:
-    UserError: The latents there were made by another model or from other clips.
   """
   if not isinstance(stage, stage_lib.PrecomputingStage) or jax.process_count() > 1:
     return None
@@ -70,8 +74,13 @@ def open_latents(
   encode = jax.jit(lambda stage, batch: stage.precompute(batch))
   found = jax.eval_shape(encode, stage, {"video": batch["video"]})
   specs = {k: jax.ShapeDtypeStruct(x.shape[1:], x.dtype) for k, x in found.items()}
-  kept = Rows(folder, _made_from(run, name, stage), specs)
   windows = [(i, start) for i, count in enumerate(counts) for start in range(count)]
+  read_window = lambda i, start: source.read(i, start, *clip[:2])
+  made_from = {
+    "parameters": statistics.digest(stage),
+    "clips": _digest_clips(source, windows, read_window),
+  }
+  kept = _open(folder, made_from, specs)
   missing = sum(i not in kept for i in range(len(windows)))
   row_bytes = sum(math.prod(x.shape) * x.dtype.itemsize for x in specs.values())
   size = len(windows) * row_bytes
@@ -80,7 +89,6 @@ def open_latents(
       logging.info("latents of %d windows, %.1f GB, are not kept", ends[-1], size / 1e9)
       return None
     with writing.explain_full_disk(run.folder):
-      read_window = lambda i, start: source.read(i, start, *clip[:2])
       _compute(encode, stage, kept, windows, read_window, values.batch_size, run.mesh)
   starts = ends - counts
 
@@ -123,6 +131,33 @@ def _compute(
   logging.info("latents of %d windows are kept", len(windows))
 
 
-def _made_from(run: Run, name: str, stage: stage_lib.Stage) -> dict[str, Any]:
-  """Returns what latents depend on: all frozen parameters, and the clips."""
-  return {"parameters": statistics.digest(stage), "data": run.data(name)}
+def _open(folder: pathlib.Path, made_from: Mapping[str, Any], specs: Specs) -> Rows:
+  """Opens the rows of a folder, which is emptied if they were made from others."""
+  try:
+    return Rows(folder, made_from, specs)
+  except UserError as e:
+    logging.warning("latents are computed anew: %s", str(e).partition(";")[0])
+    shutil.rmtree(folder)
+    return Rows(folder, made_from, specs)
+
+
+def _digest_clips(
+  source: sources.VideoSource,
+  windows: list[tuple[int, int]],
+  read: Callable[[int, int], np.ndarray],
+) -> str:
+  """Returns a digest of the training clips by which to tell other ones.
+
+  To read them all would take as long as to compute their latents. It has the length of
+  each video, the size of its file, and some windows from the first to the last.
+  """
+  sha = hashlib.sha256()
+  stamp = getattr(
+    source, "stamp", source.num_frames
+  )  # Sources without files have none.
+  for i in range(len(source)):
+    sha.update(f"{source.num_frames(i)} {stamp(i)} ".encode())
+  step = -(-len(windows) // NUM_READ)
+  for window in [*windows[::step], windows[-1]]:
+    sha.update(np.ascontiguousarray(read(*window)).data)
+  return sha.hexdigest()[:16]

@@ -23,7 +23,7 @@ from lamd_jax.data import media, sources
 from lamd_jax.experiment import conditions, trained
 from lamd_jax.experiment.run import Run, make_run
 from lamd_jax.experiment.workdir import CONFIG
-from lamd_jax.files import writing
+from lamd_jax.files import reading, writing
 from lamd_jax.systems.clip import Clip
 from lamd_jax.systems.pipeline import (
   Pipeline,
@@ -33,11 +33,13 @@ from lamd_jax.systems.pipeline import (
   Trained,
   collect,
 )
+from lamd_jax.systems.table import bare_stage
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, UserError
 from lamd_jax.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
+SAVE_AGAIN = "save the model again"
 
 Picture = UInt8[np.ndarray, "h w 3"]
 Video = UInt8[np.ndarray, "f h w 3"]
@@ -56,6 +58,7 @@ class Model:
   Attributes:
     config: The configuration that it was trained with.
     clip: Size of its clips.
+    stages: Its trained stages by name.
     fps: Frames per second of its clips.
   """
 
@@ -69,23 +72,23 @@ class Model:
     self.config = run.config
     self.clip: Clip = run.clip(run.stages[-1])
     self._run = run
-    self._stages = trained.TrainedStages(run) if stages is None else stages
+    self.stages: Stages = trained.TrainedStages(run) if stages is None else stages
 
   @functools.cached_property
   def pipeline(self) -> Pipeline:
     """The system's pipeline around the stages."""
-    return trained.make_pipeline(self._run, self._stages)
+    return trained.make_pipeline(self._run, self.stages)
 
   @functools.cached_property
   def fps(self) -> float:
     """Frames per second of its clips."""
-    return float(self._stages[self.config.stages[0]].meta["fps"])
+    return float(self.stages[self.config.stages[0]].meta["fps"])
 
   def stage(self, name: str) -> Trained:
     """Returns a trained stage: its networks, parameters and meta."""
     if name not in self.config.stages:
       raise UserError(f"no stage {name!r}; known: {', '.join(self.config.stages)}")
-    return self._stages[name]
+    return self.stages[name]
 
   def animate(
     self,
@@ -207,7 +210,7 @@ class Model:
     batch = {"video": np.stack([self._fitted(x) for x in clips])}
     size = min(self.config.sample.batch_size, len(clips))
     devices = trained.devices_of(self._run)
-    sampler = Sampler(self._stages[name], devices, size)
+    sampler = Sampler(self.stages[name], devices, size)
     return sampler(batch, jax.random.key(0))
 
   def run(self, request: Request, seed: int = 0) -> Made:
@@ -282,7 +285,7 @@ class Model:
       raise UserError(f"{folder} is a work folder; choose another one to save into")
     trees, stages = {}, {}
     for name in self.config.stages:
-      _, trees[name], measured, meta = self._stages[name]
+      _, trees[name], measured, meta = self.stages[name]
       stages[name] = {"meta": dict(meta), "statistics": dict(measured)}
     arrays = {name: np.asarray(x) for name, x in _flat(trees).items()}
     description = {
@@ -329,14 +332,18 @@ def load(path: str | os.PathLike[str]) -> Model:
   """
   folder = pathlib.Path(path).expanduser()
   if (folder / DESCRIPTION).exists():
-    return _load_saved(folder)
+    with reading.explain_damage(folder / DESCRIPTION, SAVE_AGAIN):
+      return _load_saved(folder)
   if not (folder / CONFIG).exists():
     raise UserError(
       f"{folder} is no model: expected a work folder ({CONFIG}), or one that"
       f" Model.save wrote ({DESCRIPTION})"
     )
-  run = make_run(_to_config(writing.read_json(folder / CONFIG)), folder)
-  return Model(run)
+  with reading.explain_damage(folder / CONFIG, "restore it from a copy"):
+    run = make_run(_to_config(reading.read_json(folder / CONFIG)), folder)
+    for name in run.stages:
+      bare_stage(run.config, name)  # Raises what no network or sampler could use.
+    return Model(run)
 
 
 def _to_config(values: Mapping[str, Any]) -> Config:
@@ -347,17 +354,14 @@ def _to_config(values: Mapping[str, Any]) -> Config:
 
 
 def _load_saved(folder: pathlib.Path) -> Model:
-  description = writing.read_json(folder / DESCRIPTION)
-  try:
+  description = reading.read_json(folder / DESCRIPTION)
+  with reading.explain_damage(folder / WEIGHTS, SAVE_AGAIN):
     trees = traverse_util.unflatten_dict(load_file(folder / WEIGHTS), sep="/")
-    config = _to_config(description["config"])
-    said = {
-      name: (x["meta"], x["statistics"]) for name, x in description["stages"].items()
-    }
-  except UserError:
-    raise
-  except Exception as e:  # Damage shows as any error at all.
-    raise UserError(f"{folder} cannot be read as a saved model ({e})") from e
+  config = _to_config(description["config"])
+  said = {
+    name: (dict(x["meta"]), dict(x["statistics"]))
+    for name, x in description["stages"].items()
+  }
   run = make_run(config, folder)
   stages: dict[str, Trained] = {}
   for name in run.stages:
@@ -374,17 +378,18 @@ def _flat(tree: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_alike(folder: pathlib.Path, expected: Any, given: Any) -> None:
-  """Raises a `UserError` unless all parameters are there, and of the right shapes."""
-  wanted, there = (
-    {name: tuple(np.shape(x)) for name, x in _flat(tree).items()}
-    for tree in (expected, given)
-  )
+  """Raises a `UserError` unless all parameters are there, of right shapes and types."""
+  flat = [_flat(tree) for tree in (expected, given)]
+  wanted, there = ({k: tuple(np.shape(x)) for k, x in tree.items()} for tree in flat)
   for name in sorted(wanted.keys() | there.keys()):
     if wanted.get(name) != there.get(name):
       raise UserError(
         f"{folder}: {name} has the shape {there.get(name, 'of nothing')},"
         f" expected {wanted.get(name, 'nothing of this name')}"
       )
+    types = [tree[name].dtype for tree in flat]
+    if types[0] != types[1]:
+      raise UserError(f"{folder}: {name} is of {types[1]}, expected {types[0]}")
 
 
 def _one(image: Picture) -> Video:

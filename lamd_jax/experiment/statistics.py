@@ -10,10 +10,11 @@ from typing import Any
 
 from absl import logging
 import jax
+from jax.experimental import multihost_utils
 import numpy as np
 
 from lamd_jax.experiment.run import Run
-from lamd_jax.files import writing
+from lamd_jax.files import reading, writing
 from lamd_jax.systems.first_stage import Moments
 from lamd_jax.systems.stage import MeasuredStage
 from lamd_jax.systems.table import bare_stage
@@ -21,6 +22,7 @@ from lamd_jax.training import sharding
 from lamd_jax.types import Params, UserError
 
 FILE = "statistics.json"
+AGAIN = "--mode=train measures again"
 NUM_CLIPS = 256  # Training clips that are looked at, at least.
 
 
@@ -65,6 +67,12 @@ def is_there(run: Run, name: str) -> bool:
   return not is_measured or (run.stage_folder(name) / FILE).exists()
 
 
+def forget(run: Run, name: str) -> None:
+  """Removes what was measured for a stage that is about to be trained on."""
+  if jax.process_index() == 0:
+    (run.stage_folder(name) / FILE).unlink(missing_ok=True)
+
+
 def read(run: Run, name: str, params: Params) -> Mapping[str, Any]:
   """Returns what was measured for a stage; {} if nothing was.
 
@@ -74,11 +82,11 @@ def read(run: Run, name: str, params: Params) -> Mapping[str, Any]:
   path = run.stage_folder(name) / FILE
   if not path.exists():
     return types.MappingProxyType({})
-  found = writing.read_json(path)
+  found = reading.read_json(path, f"delete it; {AGAIN}")
   if found.get("parameters") != digest(params):
     raise UserError(
       f"{path} belongs to other parameters than the checkpoint of stage {name}; delete"
-      " the file, and run --mode=train, which measures again"
+      f" the file; {AGAIN}"
     )
   return found
 
@@ -86,11 +94,17 @@ def read(run: Run, name: str, params: Params) -> Mapping[str, Any]:
 def digest(params: Params) -> str:
   """Returns a hash of parameters and their names, 16 hexadecimal digits.
 
+  All processes of a run call it together, as each may have a part of an array.
+
   Args:
     params: A tree of arrays, such as parameters, or a stage with its frozen ones.
   """
   sha = hashlib.sha256()
   for path, x in jax.tree.leaves_with_path(params):
+    if isinstance(x, jax.Array) and not (
+      x.is_fully_addressable or x.is_fully_replicated
+    ):
+      x = multihost_utils.process_allgather(x, tiled=True)
     sha.update(jax.tree_util.keystr(path).encode())
     sha.update(np.ascontiguousarray(jax.device_get(x)).data)
   return sha.hexdigest()[:16]

@@ -1,6 +1,7 @@
 """Trained stages out of a work folder, and the frozen parts that a stage needs."""
 
 from collections.abc import Mapping
+import contextlib
 import pathlib
 from typing import Any
 
@@ -10,7 +11,8 @@ import jax.numpy as jnp
 
 from lamd_jax.experiment import batches, statistics
 from lamd_jax.experiment.run import Run
-from lamd_jax.experiment.workdir import CHECKPOINTS
+from lamd_jax.experiment.workdir import CHECKPOINTS, CONFIG
+from lamd_jax.files import reading
 from lamd_jax.metrics import features, lpips
 from lamd_jax.systems import autoencoder
 from lamd_jax.systems.blocks import Drawing
@@ -46,10 +48,16 @@ def load_parts(
 
 
 def make_stage(
-  run: Run, stage: str, *, for_training: bool = False, abstract: bool = False
+  run: Run,
+  stage: str,
+  *,
+  for_training: bool = False,
+  abstract: bool = False,
+  parts: Mapping[str, Part] | None = None,
 ) -> Stage:
-  """Builds a stage around the parts it needs; see `load_parts`."""
-  parts = load_parts(run, stage, for_training=for_training, abstract=abstract)
+  """Builds a stage around the parts it needs; by default those of `load_parts`."""
+  if parts is None:
+    parts = load_parts(run, stage, for_training=for_training, abstract=abstract)
   return run.system.stages[stage].make(run.config, parts)
 
 
@@ -95,6 +103,37 @@ def is_trained(run: Run, stage: str) -> bool:
   folder = run.stage_folder(stage) / CHECKPOINTS
   is_last = (checkpoint.latest_step(folder) or 0) >= run.config[stage].train.steps
   return is_last and statistics.is_there(run, stage)
+
+
+def digests(run: Run, stages: Stages | Mapping[str, Part]) -> dict[str, str]:
+  """Returns a digest of the parameters of each stage, for what is made with them.
+
+  Args:
+    run: The experiment.
+    stages: Its trained stages; one that is not there is left out.
+  """
+  found = {}
+  for name in run.stages:
+    with contextlib.suppress(KeyError, UserError):
+      found[name] = statistics.digest(stages[name].params)
+  return found
+
+
+def check_needs(stage: str, meta: Mapping[str, Any], now: Mapping[str, str]) -> None:
+  """Warns if a stage was trained with other parameters of those it needs.
+
+  Args:
+    stage: Name of the stage.
+    meta: The meta of its checkpoint; "needs" has digests of what it was trained with.
+    now: Digests of the stages it needs, as they are.
+  """
+  for need, digest in now.items():
+    if meta.get("needs", {}).get(need, digest) != digest:
+      logging.warning(
+        "stage %s was trained with other parameters of %s than those there now: train"
+        " it for more steps, or again in another work folder",
+        *(stage, need),
+      )
 
 
 def is_readable(run: Run, stage: str) -> bool:
@@ -156,6 +195,9 @@ class TrainedStages:
       for need in run.system.stages[stage].needs:
         self[need]  # First: one that is not trained is told in the order of training.
       params, meta = _restore(run, stage, best)
+      if needs := meta.get("needs"):
+        now = {need: statistics.digest(self[need].params) for need in needs}
+        check_needs(stage, meta, now)
       if best is not None:
         logging.info("stage %s: step %d, best by %s", stage, meta["step"], best)
       measured = statistics.read(run, stage, params)
@@ -170,8 +212,13 @@ def make_pipeline(run: Run, stages: Stages) -> Pipeline:
 
 def _restore(run: Run, stage: str, best: str | None) -> tuple[Params, dict[str, Any]]:
   folder = run.stage_folder(stage) / CHECKPOINTS
-  placed = sharding.place(run.mesh, abstract_params(run, stage))
-  return checkpoint.restore_ema_params(folder, placed, best=best)
+  with reading.explain_damage(run.folder / CONFIG, "restore it from a copy"):
+    placed = sharding.place(run.mesh, abstract_params(run, stage))
+  params, meta = checkpoint.restore_ema_params(folder, placed, best=best)
+  with reading.explain_damage(folder, "move its newest step away"):
+    if not (meta["step"] and meta["fps"]):
+      raise ValueError("no step or no rate of frames")
+  return params, meta
 
 
 def load_perceptual(run: Run, stage: str) -> dict[str, Params]:

@@ -1,1 +1,1 @@
-"""Files written whole or not at all, and a store of computed rows."""
+"""Files written whole or not at all, damage and locks, a store of computed rows."""

@@ -11,9 +11,8 @@ that was cut short or damaged fails its checksum and counts as missing. Only the
 asked for are in memory. Several processes may read and write the same folder.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 import contextlib
-import fcntl
 import json
 import math
 import os
@@ -26,7 +25,7 @@ from absl import logging
 import jax
 import numpy as np
 
-from lamd_jax.files import writing
+from lamd_jax.files import lock, reading, writing
 from lamd_jax.types import UserError
 
 KEYS = "keys"
@@ -118,7 +117,12 @@ class Rows:
       self._memory.update(rows)
       return
     try:
-      with writing.explain_full_disk(self._folder), _locked(self._folder):
+      with (
+        writing.explain_full_disk(self._folder),
+        # Where there are no locks, rows that two write over each other fail their
+        # checksums.
+        lock.waiting(self._folder),
+      ):
         self._write(self._folder, rows)
     except OSError as e:
       raise UserError(
@@ -180,10 +184,9 @@ class Rows:
     return True
 
   def _check_made_from(self, path: pathlib.Path) -> None:
-    try:
-      there = dict(writing.read_json(path))
-    except (OSError, ValueError, TypeError, UserError):
-      there = {}
+    there = {}
+    with contextlib.suppress(UserError):  # What is damaged may have held anything.
+      there = reading.read_json(path)
     for key, value in self._made_from.items():
       if there.get(key) != value:
         raise UserError(
@@ -262,20 +265,3 @@ def _checksum(row: Mapping[str, bytes]) -> bytes:
   for name in sorted(row):
     found = zlib.crc32(row[name], found)
   return found.to_bytes(4, "big")
-
-
-@contextlib.contextmanager
-def _locked(folder: pathlib.Path) -> Iterator[None]:
-  """Keeps other processes from writing to a folder, which is made if need be.
-
-  Some file systems have no locks. Rows that two processes write over each other there
-  fail their checksums.
-  """
-  folder.mkdir(parents=True, exist_ok=True)
-  fd = os.open(folder, os.O_RDONLY)
-  try:
-    with contextlib.suppress(OSError):
-      fcntl.flock(fd, fcntl.LOCK_EX)
-    yield
-  finally:
-    os.close(fd)

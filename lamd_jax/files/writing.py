@@ -10,6 +10,7 @@ from typing import Any
 
 import jax
 
+from lamd_jax.files.reading import reason
 from lamd_jax.types import UserError, causes
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -43,18 +44,6 @@ def explain_full_disk(folder: str | os.PathLike[str]) -> Iterator[None]:
     ) from e
 
 
-def read_json(path: pathlib.Path) -> dict[str, Any]:
-  """Reads a JSON file.
-
-  Raises:
-    UserError: The file is not JSON.
-  """
-  try:
-    return json.loads(path.read_text(encoding="utf-8"))
-  except ValueError as e:
-    raise UserError(f"{path} is damaged ({e}); restore it or delete it") from e
-
-
 def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
   """Writes JSON, whole or not at all."""
   write_text(path, json.dumps(values, indent=2) + "\n")
@@ -62,6 +51,8 @@ def write_json(path: pathlib.Path, values: Mapping[str, Any]) -> None:
 
 def write_text(path: pathlib.Path, text: str) -> None:
   """Writes a text file, whole or not at all; only process 0 writes.
+
+  Bytes of file names that are not UTF-8 are written as Python escapes them.
 
   Raises:
     UserError: The folder is not writable, or the disk is full.
@@ -72,7 +63,10 @@ def write_text(path: pathlib.Path, text: str) -> None:
   try:
     with explain_full_disk(path.parent):
       path.parent.mkdir(parents=True, exist_ok=True)
-      part.write_text(text, encoding="utf-8")
+      part.write_text(text, encoding="utf-8", errors="backslashreplace")
       os.replace(part, path)
   except OSError as e:
-    raise UserError(f"cannot write {path} ({e.strerror}); choose another folder") from e
+    raise UserError(f"cannot write {path} ({reason(e)}); choose another folder") from e
+  finally:
+    with contextlib.suppress(OSError):
+      part.unlink()

@@ -11,7 +11,7 @@ from jaxtyping import Int32
 import numpy as np
 
 from lamd_jax.interop.weights import Path
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, is_utf_8
 
 URL = "https://github.com/openai/CLIP/raw/main/clip/bpe_simple_vocab_16e6.txt.gz"
 SHA256 = "924691ac"  # The first digits of the file's.
@@ -72,6 +72,9 @@ def clip_tokenizer(path: Path) -> Tokenize:
   tokenizer.enable_padding(length=TEXT_LENGTH, pad_id=0)
 
   def tokenize(texts: Sequence[str]) -> Int32[np.ndarray, "n tokens"]:
+    for text in texts:
+      if not is_utf_8(text):
+        raise UserError(f"{text!r} is not UTF-8; expected text")
     found = [x.ids for x in tokenizer.encode_batch([_cleaned(x) for x in texts])]
     for text, ids in zip(texts, found, strict=True):
       if len(ids) > TEXT_LENGTH:

@@ -12,12 +12,14 @@ import pickle
 from typing import Any, NamedTuple
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
+from lamd_jax.files.reading import explain_damage, reason
 from lamd_jax.types import UserError
 
 Path = str | os.PathLike[str]
+ONLY = "only NumPy arrays of numbers are read"
+_NDARRAY = "numpy.ndarray"  # Stands for the class, of which only the name is needed.
 
 
 class Origin(NamedTuple):
@@ -67,10 +69,10 @@ def read_safetensors(path: Path, origin: Origin) -> dict[str, np.ndarray]:
     raise UserError(f"no weights of {origin.network} at {path}; {origin.advice()}")
   try:
     return safetensors.numpy.load_file(path)
-  except safetensors.SafetensorError as e:
+  except Exception as e:  # Types that NumPy lacks, such as F8, raise a KeyError.
     raise UserError(
-      f"{path} is not a safetensors file ({e}); expected weights of {origin.network}:"
-      f" {origin.advice()}"
+      f"{path} is not a safetensors file of types that NumPy knows ({reason(e)});"
+      f" expected weights of {origin.network}: {origin.advice()}"
     ) from e
 
 
@@ -111,30 +113,81 @@ def read_pickled_arrays(path: Path, expected_sha256: str) -> Any:
       f"{os.fspath(path)} is not the expected file: its SHA-256 is {found}, not"
       f" {expected_sha256}; install it again"
     )
-  with open(path, "rb") as file:
-    return ArraysOnly(file).load()
+  with open(path, "rb") as file, explain_damage(path, "install it again"):
+    return _arrays(ArraysOnly(file).load(), {})
+
+
+def _arrays(content: Any, known: dict[int, Any]) -> Any:
+  """Returns nested dicts with arrays in place of what was unpickled for them.
+
+  Args:
+    content: What was unpickled.
+    known: Dicts that were met before, which a pickle may hold many times, by their id.
+  """
+  if isinstance(content, _Array):
+    return content.array
+  if not isinstance(content, dict):
+    raise UserError(f"the pickle holds a {type(content).__name__}; {ONLY}")
+  if id(content) not in known:
+    known[id(content)] = {name: _arrays(x, known) for name, x in content.items()}
+  return known[id(content)]
 
 
 class ArraysOnly(pickle.Unpickler):
-  """Unpickler of NumPy arrays in containers that refuses everything else."""
+  """Unpickler of NumPy arrays in containers that refuses everything else.
+
+  NumPy's own classes take any state that a pickle gives them, and crash on some. So
+  arrays are read into classes of this file, which check it.
+  """
 
   def find_class(self, module_name: str, global_name: str) -> Any:
-    """Returns one of the three objects that pickled arrays refer to."""
+    """Returns what stands for one of the three objects that pickled arrays refer to."""
     module_name = module_name.replace("numpy._core.", "numpy.core.")
     match module_name, global_name:
       case "numpy.core.multiarray", "_reconstruct":
-        return _empty_array
+        return _Array
       case "numpy", "ndarray":
-        return np.ndarray
+        return _NDARRAY
       case "numpy", "dtype":
-        return np.dtype
-    raise UserError(
-      f"the pickle asks for {module_name}.{global_name}; only NumPy arrays are read"
-    )
+        return _DType
+    raise UserError(f"the pickle asks for {module_name}.{global_name}; {ONLY}")
 
 
-def _empty_array(subtype, shape, dtype):
-  """Returns the array that unpickling then fills."""
-  if subtype is not np.ndarray:
-    raise UserError(f"the pickle holds a {subtype}; only NumPy arrays are read")
-  return np.ndarray.__new__(np.ndarray, shape, dtype)
+class _DType:
+  """The type of an array's numbers; see `numpy.dtype.__reduce__`.
+
+  Attributes:
+    dtype: The type.
+  """
+
+  def __init__(self, code: str, align: bool, copy: bool):
+    del align, copy
+    self._code = code
+
+  def __setstate__(self, state: tuple[Any, ...]) -> None:
+    version, order, *fields = state
+    if version != 3 or fields != [None, None, None, -1, -1, 0]:
+      raise UserError(f"the pickle holds records; {ONLY}")
+    self.dtype = np.dtype(f"{order}{self._code}")
+    if self.dtype.kind not in "biufc":
+      raise UserError(f"the pickle holds numbers of type {self.dtype}; {ONLY}")
+
+
+class _Array:
+  """A pickled array; see `numpy.ndarray.__reduce__`.
+
+  Attributes:
+    array: The array.
+  """
+
+  def __init__(self, subtype: Any, shape: Any, code: Any):
+    del shape, code  # Of an empty one, which the state replaces.
+    if subtype is not _NDARRAY:
+      raise UserError(f"the pickle holds a {subtype}; {ONLY}")
+
+  def __setstate__(self, state: tuple[Any, ...]) -> None:
+    _, shape, dtype, is_fortran, data = state
+    if not isinstance(data, bytes):
+      raise UserError(f"the pickle holds an array without bytes; {ONLY}")
+    order = "F" if is_fortran else "C"
+    self.array = np.frombuffer(bytearray(data), dtype.dtype).reshape(shape, order=order)

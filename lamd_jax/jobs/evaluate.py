@@ -1,7 +1,6 @@
 """Job: measure what was sampled, and write the figures."""
 
 from collections.abc import Mapping, Sequence
-import json
 import pathlib
 import time
 from typing import Any
@@ -14,7 +13,7 @@ from lamd_jax.data import pipeline, sources
 from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.experiment.run import Run
-from lamd_jax.files import writing
+from lamd_jax.files import reading, writing
 from lamd_jax.metrics import card as card_lib
 from lamd_jax.metrics import clip_set, protocol, score
 from lamd_jax.metrics import measures as measures_lib
@@ -44,17 +43,16 @@ def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
   config, path = run.config, run.folder / workdir_lib.CLIPS
   if not path.exists():
     raise UserError(f"nothing to evaluate: {path} is missing; run --mode=sample first")
-  try:
-    with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-      real, sampled = file["real"], file["sampled"]
-      reconstructed = file.get("reconstructed")
-      given_frames = int(file["given_frames"])
-      sample_seconds = float(file["seconds"])
-      notes = [json.loads(str(x)) for x in file["notes"]]
-  except Exception as e:  # Damage shows as any error at all.
-    raise UserError(
-      f"{path} is damaged ({e}); delete it and run --mode=sample again"
-    ) from e
+  with (
+    reading.explain_damage(path, "delete it and run --mode=sample again"),
+    path.open("rb") as opened,
+    np.load(opened, allow_pickle=False) as file,
+  ):
+    real, sampled = file["real"], file["sampled"]
+    reconstructed = file.get("reconstructed")
+    given_frames = int(file["given_frames"])
+    sample_seconds = float(file["seconds"])
+    notes = [dict(reading.parse_json(str(x))) for x in file["notes"]]
   figures: dict[str, float] = dict(
     protocol.video_figures(real, reconstructed, sampled, given_frames)
   )
@@ -64,15 +62,16 @@ def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
   memory = [memory_lib.host_peak_gb()]
   for name in run.stages:
     steps, meta = checkpoint.read_meta(run.stage_folder(name) / workdir_lib.CHECKPOINTS)
-    seconds[name] = meta["seconds"]
-    memory.append(meta["peak_memory_gb"])
+    seconds[name] = meta.get("seconds", 0.0)
+    memory.append(meta.get("peak_memory_gb", 0.0))
     figures[f"{name}_steps"] = steps
-    figures[f"num_parameters_{name}"] = meta["num_parameters"]
+    figures[f"num_parameters_{name}"] = meta.get("num_parameters", 0)
     if trained.best_of(run, name) is not None:
       figures[f"{name}_best_step"] = trained.read_meta(run, name)[0]
   skipped = run.folder / "skipped_files.txt"
-  if skipped.exists():
-    figures["skipped_files"] = len(skipped.read_text(encoding="utf-8").splitlines())
+  if skipped.is_file():
+    text = skipped.read_text(encoding="utf-8", errors="replace")
+    figures["skipped_files"] = len(text.splitlines())
   seconds["evaluate"] = time.monotonic() - started
   figures |= {f"{name}_seconds": value for name, value in seconds.items()}
   figures["wall_seconds"] = sum(seconds.values())

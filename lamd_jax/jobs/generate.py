@@ -15,16 +15,17 @@ from jaxtyping import UInt8
 import numpy as np
 
 from lamd_jax.data import media, sources
-from lamd_jax.experiment import batches, trained
+from lamd_jax.experiment import batches, statistics, trained
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.experiment.model import Model
 from lamd_jax.experiment.run import Run
-from lamd_jax.files import writing
+from lamd_jax.files import reading, writing
 from lamd_jax.jobs import unfinished
 from lamd_jax.jobs.progress import Progress
 from lamd_jax.systems.pipeline import (
   Reading,
   Sampler,
+  Stages,
   collect,
 )
 from lamd_jax.training import processes
@@ -32,6 +33,7 @@ from lamd_jax.types import UserError
 
 MAX_FILES = 4  # Clips that are also written as mp4, gif and png,
 MAX_SAMPLES = 8  # and samples of each.
+CLIPS = "clips"  # Key of what tells held-out clips from others, in `made_from`.
 GAP = 2  # Pixels between the clips of a grid.
 # Where the videos of a task go; those of all others to `edited`.
 FOLDERS = {"animate": "animated", "generate": "generated", "transfer": "transferred"}
@@ -63,24 +65,33 @@ def sample_clips(run: Run) -> None:
   """Samples from held-out clips, and reconstructs them where there is an autoencoder.
 
   Writes `samples/clips.npz` and the first few clips as mp4, gif and png, unless
-  they are there already, from the same checkpoints and the same settings.
+  they are there already, from the same parameters, settings and held-out clips. The
+  figures of other samples go with them.
   """
   started = time.monotonic()
   config, values = run.config, run.config.evaluate
-  made_from = _made_from(run)
-  path = run.folder / workdir_lib.CLIPS
-  is_there = path.exists() and _read_made_from(path) == made_from
-  if processes.as_first_sees(is_there):
-    logging.info("samples are already there: %s", path)
-    return
-
+  stages, devices = trained.TrainedStages(run), trained.devices_of(run)
+  path, made_from = run.folder / workdir_lib.CLIPS, _made_from(run, stages)
+  there = _read_made_from(path)
+  is_alike = processes.as_first_sees(there == made_from | {CLIPS: there.get(CLIPS)})
   shown = run.stages[-1]
-  source = sources.make_source(run.data(shown), "eval")
   cache = run.folder / workdir_lib.FEATURES
-  batch, numbers = batches.eval_batch(run, shown, source, values.num_clips, cache)
+  try:
+    source = sources.make_source(run.data(shown), "eval")
+    batch, numbers = batches.eval_batch(run, shown, source, values.num_clips, cache)
+  except UserError as e:
+    if not is_alike:
+      raise
+    logging.warning(
+      "samples are already there: %s; their clips cannot be read: %s", path, e
+    )
+    return
   real = batch["video"]
   notes = [source.annotation(i) for i in numbers]
-  stages, devices = trained.TrainedStages(run), trained.devices_of(run)
+  made_from[CLIPS] = [statistics.digest(batch), source.fps, json.dumps(notes)]
+  if processes.as_first_sees(there == made_from):
+    logging.info("samples are already there: %s", path)
+    return
   key = jax.random.key(config.seed)
 
   def sample(name: str, batch: dict[str, np.ndarray], doing: str):
@@ -105,15 +116,7 @@ def sample_clips(run: Run) -> None:
     return
   folder, fps = path.parent, source.fps / run.clip(shown).frame_stride
   with writing.explain_full_disk(run.folder):
-    for i in range(min(len(real), MAX_FILES)):
-      workdir_lib.write_video(folder / f"real_{i}", real[i], fps)
-      few = sampled[i, :MAX_SAMPLES]
-      rows = [real[i], *(x[i] for x in reconstructed.values()), *few]
-      for videos in reconstructed.values():
-        workdir_lib.write_video(folder / f"reconstructed_{i}", videos[i], fps)
-      for j, video in enumerate(few):
-        workdir_lib.write_video(folder / f"sample_{i}_{j}", video, fps)
-      media.contact_sheet(rows, folder / f"clip_{i}.png")
+    folder.mkdir(exist_ok=True)
     part = folder / ".clips.part.npz"
     np.savez_compressed(
       part,
@@ -124,11 +127,32 @@ def sample_clips(run: Run) -> None:
       fps=fps,
       caption=np.array([str(note.get("caption", "")) for note in notes]),
       notes=np.array([json.dumps(note) for note in notes]),
-      made_from=made_from,
+      made_from=json.dumps(made_from),
       seconds=time.monotonic() - started,
     )
+    _remove_samples(run)
+    for i in range(min(len(real), MAX_FILES)):
+      workdir_lib.write_video(folder / f"real_{i}", real[i], fps)
+      few = sampled[i, :MAX_SAMPLES]
+      rows = [real[i], *(x[i] for x in reconstructed.values()), *few]
+      for videos in reconstructed.values():
+        workdir_lib.write_video(folder / f"reconstructed_{i}", videos[i], fps)
+      for j, video in enumerate(few):
+        workdir_lib.write_video(folder / f"sample_{i}_{j}", video, fps)
+      media.contact_sheet(rows, folder / f"clip_{i}.png")
     os.replace(part, path)
   logging.info("wrote %d clips and their samples to %s", len(real), folder)
+
+
+def check_samples(run: Run) -> None:
+  """Raises a `UserError` if there are samples, but of other parameters or settings."""
+  there = _read_made_from(run.folder / workdir_lib.CLIPS)
+  made_from = _made_from(run, trained.TrainedStages(run))
+  if there and there != made_from | {CLIPS: there.get(CLIPS)}:
+    raise UserError(
+      f"the samples in {run.folder} were made with other parameters or settings than"
+      " those there now; run --mode=sample first"
+    )
 
 
 def generate(run: Run, wish: Wish) -> list[pathlib.Path]:
@@ -161,7 +185,7 @@ def generate(run: Run, wish: Wish) -> list[pathlib.Path]:
   plan = model.pipeline.plan(request)
   key = jax.random.key(run.config.seed)
   with (
-    unfinished.keeping(run, request) as keep,
+    unfinished.keeping(run, request, model.stages) as keep,
     Progress(request.task, plan.num_segments) as progress,
   ):
     segments = model.pipeline.run(request, key, keep, progress.on_step)
@@ -245,16 +269,34 @@ def _grid(
   return np.concatenate(stacked, axis=2)
 
 
-def _made_from(run: Run) -> str:
-  """Returns everything that samples depend on, as text."""
-  steps = {name: trained.read_meta(run, name)[0] for name in run.stages}
-  sample, evaluate = run.config.sample.to_dict(), run.config.evaluate.to_dict()
-  return json.dumps({"steps": steps, "sample": sample, "evaluate": evaluate})
+def _made_from(run: Run, stages: Stages) -> dict[str, Any]:
+  """Returns what samples depend on besides the held-out clips, as JSON values."""
+  values = run.config.evaluate
+  made_from = {
+    "parameters": trained.digests(run, stages),
+    "sample": run.config.sample.to_dict(),
+    "evaluate": {name: values[name] for name in ("num_clips", "samples_per_clip")},
+  }
+  return json.loads(json.dumps(made_from))
 
 
-def _read_made_from(path: pathlib.Path) -> str:
+def _read_made_from(path: pathlib.Path) -> dict[str, Any]:
   try:
     with path.open("rb") as opened, np.load(opened, allow_pickle=False) as file:
-      return str(file["made_from"])
-  except Exception:  # Damaged or of another version: it is made again.
-    return ""
+      if file.zip.testzip() is None:
+        return dict(reading.parse_json(str(file["made_from"])))
+  except Exception:  # Missing, damaged or of another version: it is made again.
+    logging.debug("", exc_info=True)
+  return {}
+
+
+def _remove_samples(run: Run) -> None:
+  """Removes earlier samples, and the figures that were measured of them."""
+  made = re.compile(r"(real|reconstructed|sample|clip)_\d+(_\d+)?\.(mp4|gif|png)")
+  paths = [
+    *(x for x in (run.folder / "samples").glob("*") if made.fullmatch(x.name)),
+    *(run.folder / workdir_lib.CARDS).glob("*.json"),
+    *(run.folder / name for name in (workdir_lib.METRICS, workdir_lib.CLIPS)),
+  ]
+  for path in paths:
+    path.unlink(missing_ok=True)

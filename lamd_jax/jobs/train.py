@@ -6,7 +6,7 @@ with the same batches and the same random numbers: both derive from the seed and
 the step, so the step is all the position there is.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import dataclasses
 import signal
@@ -40,7 +40,7 @@ from lamd_jax.training import (
 from lamd_jax.training import logging as training_log
 from lamd_jax.training.reader import Reader
 from lamd_jax.training.state import TrainState
-from lamd_jax.types import Batch, Metrics, Params, PRNGKey
+from lamd_jax.types import Batch, Metrics, Params, PRNGKey, printable
 
 GRID_CLIPS = 4
 # A fresh state is computed once: on CPU, optimizing that program takes far longer
@@ -84,7 +84,7 @@ def train(run: Run, profile_steps: tuple[int, int] | None = None) -> None:
     train_stage(run, name, opened[str(data)], profile_steps)
   if opened:
     skipped = dict.fromkeys(line for x in opened.values() for line in x.skipped)
-    lines = "".join(f"{line}\n" for line in skipped)
+    lines = "".join(f"{printable(line)}\n" for line in skipped)
     writing.write_text(run.folder / "skipped_files.txt", lines)
 
 
@@ -142,6 +142,7 @@ class _Session:
   run: Run
   name: str
   stage: Stage
+  needs: Mapping[str, str]
   training: program.Program
   step_key: PRNGKey
   begin: Callable[[], TrainState]
@@ -212,6 +213,7 @@ class _Session:
       "num_parameters": sum(x.size for x in jax.tree.leaves(state.params)),
       "peak_memory_gb": memory.host_peak_gb(),
       "fps": self.fps,
+      "needs": self.needs,  # Digests of the stages that it is trained around.
     }
     checkpoint.save(self.manager, number, state, meta, self.log.scalars)
 
@@ -231,7 +233,9 @@ def _open(
   """Yields a session and the state it begins with; closes everything at the end."""
   started = time.monotonic()
   config, values, folder = run.config, run.config[name].train, run.stage_folder(name)
-  made = trained.make_stage(run, name, for_training=True)
+  parts = trained.load_parts(run, name, for_training=True)
+  made = trained.make_stage(run, name, parts=parts)
+  needs = trained.digests(run, parts)
   training = program.make_program(run, name, made)
   stage = sharding.put(made, training.shardings[3])
   init_key, step_key, sample_key = jax.random.split(run.key(name), 3)
@@ -260,6 +264,9 @@ def _open(
     first = int(state.step)
     if restored:
       logging.info("stage %s goes on at step %d of %d", name, first, values.steps)
+      trained.check_needs(name, meta, needs)
+    if first < values.steps:
+      statistics.forget(run, name)
     open_batches = batches.training_batches(
       run, name, stage, source, values.steps - first
     )
@@ -302,6 +309,7 @@ def _open(
       run=run,
       name=name,
       stage=stage,
+      needs=needs,
       training=training,
       step_key=step_key,
       begin=begin,

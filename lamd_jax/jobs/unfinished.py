@@ -18,13 +18,13 @@ import numpy as np
 from lamd_jax.experiment import trained
 from lamd_jax.experiment.run import Run
 from lamd_jax.files.rows import Rows
-from lamd_jax.systems.pipeline import Keep, Request
+from lamd_jax.systems.pipeline import Keep, Request, Stages
 
 FOLDER = "unfinished"
 
 
 @contextlib.contextmanager
-def keeping(run: Run, request: Request) -> Iterator[Keep]:
+def keeping(run: Run, request: Request, stages: Stages) -> Iterator[Keep]:
   """Yields the finished segments of a request by number; removes them at the end.
 
   A run that was killed, or failed, leaves them for the same request.
@@ -32,11 +32,12 @@ def keeping(run: Run, request: Request) -> Iterator[Keep]:
   Args:
     run: The experiment.
     request: The request.
+    stages: The trained stages; one that is not trained is not used.
   """
   if jax.process_count() > 1:  # Each would have to see the same ones.
     yield {}
     return
-  folder = run.folder / FOLDER / _digest(run, request)
+  folder = run.folder / FOLDER / _digest(run, request, stages)
   yield _Segments(folder)
   shutil.rmtree(folder, ignore_errors=True)
   with contextlib.suppress(OSError):  # Others may be in it.
@@ -62,13 +63,9 @@ class _Segments:
     self._rows.add([number], {"segment": segment[None]})
 
 
-def _digest(run: Run, request: Request) -> str:
+def _digest(run: Run, request: Request, stages: Stages) -> str:
   """Returns a hash of everything that the segments of a request depend on."""
   of = hashlib.sha256()
-  steps = {}
-  for name in run.stages:
-    with contextlib.suppress(ValueError):  # A stage that is not trained is not used.
-      steps[name] = trained.read_meta(run, name)[0]
   values: dict[str, Any] = {
     "task": request.task,
     "count": request.count,
@@ -76,7 +73,7 @@ def _digest(run: Run, request: Request) -> str:
     "options": dict(request.options),
     "seed": run.config.seed,
     "sample": run.config.sample.to_dict(),
-    "steps": steps,
+    "parameters": trained.digests(run, stages),
     "arrays": {name: str(x.shape) for name, x in sorted(request.conditions.items())},
   }
   of.update(json.dumps(values, sort_keys=True, default=str).encode())

@@ -9,6 +9,8 @@ import matplotlib
 from matplotlib import figure, ticker
 import numpy as np
 
+from lamd_jax.types import printable
+
 # Placeholders for colours that the page decides: matplotlib has no "currentColor".
 COLOURS = {
   "#010203": "currentColor",
@@ -29,7 +31,7 @@ def curve_svg(steps: list[int], values: list[float], label: str) -> Markup:
   Returns:
     Safe markup: of the arguments only `label` is text, and it is escaped.
   """
-  x, y = np.asarray(steps), np.asarray(values)
+  x, y, label = np.asarray(steps), np.asarray(values), printable(label)
   keep = np.unique(np.linspace(0, len(x) - 1, 800).astype(int))
   is_log = bool(y.min() > 0 and y.max() > 10 * y.min())
   style: Any = {"font.size": 9, "svg.fonttype": "none", "svg.hashsalt": label}

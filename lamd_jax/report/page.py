@@ -1,13 +1,14 @@
 """Job: one self-contained page from what training, sampling and scoring left.
 
 The page opens from disk and fetches nothing: clips are H.264 inside the page, and
-curves are drawn into it. It can be written at any time, and says what is not there
-yet. `reading.py` reads the work folder, `view.py` makes plain values from it, and
-the templates make them into HTML, with everything that came from a file escaped.
+curves are drawn into it. It can be written however far a job has come, and says what is
+not there yet. `reading.py` reads the work folder, `view.py` makes plain values from it,
+and the templates make them into HTML, with everything that came from a file escaped.
 """
 
 import os
 import pathlib
+import re
 
 import jinja2
 
@@ -15,6 +16,9 @@ from lamd_jax.files import writing
 from lamd_jax.report.reading import read_folder
 from lamd_jax.report.view import View, make_view
 from lamd_jax.types import UserError
+
+# Characters that HTML may not have: escape codes, and bytes that are not UTF-8.
+NO_HTML = re.compile(r"[^\t\n\r\x20-\x7e\xa0-\ud7ff\ue000-\U0010ffff]")
 
 
 def write_report(workdir: str | os.PathLike) -> pathlib.Path:
@@ -35,21 +39,15 @@ def write_report(workdir: str | os.PathLike) -> pathlib.Path:
       f"no work folder {str(workdir)!r} to report on: expected a folder that"
       " training wrote; see --workdir"
     )
-  text = render(make_view(read_folder(workdir)))
   path = workdir / "report.html"
-  temporary = path.with_name(f".{path.name}.{os.getpid()}")
-  try:
-    with writing.explain_full_disk(workdir):
-      temporary.write_text(text, encoding="utf-8")
-      os.replace(temporary, path)
-  finally:
-    temporary.unlink(missing_ok=True)
+  writing.write_text(path, render(make_view(read_folder(workdir))))
   return path
 
 
 def render(view: View) -> str:
   """Returns the page as HTML; text in `view` is escaped, never markup."""
-  return templates().get_template("page.html").render(view=view)
+  text = templates().get_template("page.html").render(view=view)
+  return NO_HTML.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def templates() -> jinja2.Environment:

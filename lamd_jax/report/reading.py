@@ -7,26 +7,20 @@ so and show the rest.
 
 from collections.abc import Mapping
 import io
-import json
 import math
 import pathlib
 import re
 from typing import Any, NamedTuple
-import zipfile
-import zlib
 
 import numpy as np
 from PIL import Image
 
+from lamd_jax.files import reading
 from lamd_jax.report import words
 from lamd_jax.training import logging
+from lamd_jax.types import UserError
 
 MAX_SHEET_BYTES = 4_000_000
-# Errors that a truncated or foreign file of arrays may raise.
-BROKEN = (
-  *(OSError, EOFError, KeyError, TypeError, ValueError),
-  *(zipfile.BadZipFile, zlib.error),
-)
 # Files and folders worth a link from the report.
 LINKED = ("samples/", "cards/", "metrics.json", "config.json", "environment.json")
 
@@ -104,16 +98,14 @@ def read_folder(workdir: pathlib.Path) -> Folder:
 
 def read_json(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
   """Reads a JSON object; returns {} if that fails."""
-  try:
-    content = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(content, dict):
-      raise ValueError("not a JSON object")
-  except FileNotFoundError:
+  if not path.exists():
     missing.append(f"{path.name} is not there yet.")
-  except (OSError, ValueError) as error:
-    missing.append(f"{path.name} could not be read: {error}.")
-  else:
-    return content
+    return {}
+  try:
+    return reading.read_json(path)
+  except UserError as error:
+    why = reading.reason(error.__cause__ or error)
+    missing.append(f"{path.name} could not be read: {why}.")
   return {}
 
 
@@ -153,7 +145,7 @@ def read_clips(path: pathlib.Path, missing: list[str]) -> Clips | None:
       and (sampled.shape[:1] + sampled.shape[2:]) == real.shape
       and real.shape[-1] == 3
       and real.size
-      and fps > 0
+      and 0 < fps < math.inf
     ):
       raise ValueError(
         f"shapes {', '.join(str(x.shape) for x in arrays)} of {real.dtype} are not"
@@ -161,8 +153,8 @@ def read_clips(path: pathlib.Path, missing: list[str]) -> Clips | None:
       )
   except FileNotFoundError:
     missing.append("samples/clips.npz is not there yet: no video to show.")
-  except BROKEN as error:
-    missing.append(f"samples/clips.npz could not be read: {error}.")
+  except Exception as error:  # Damage shows as any error at all.
+    missing.append(f"samples/clips.npz could not be read: {reading.reason(error)}.")
   else:
     return Clips(real, reconstructed, sampled, fps, captions, given_frames)
   return None
@@ -220,13 +212,13 @@ def read_sheet(folder: pathlib.Path, missing: list[str]) -> Sheet | None:
     for path in folder.glob("grid_*.png")
     if (match := re.fullmatch(r"grid_(\d+)\.png", path.name))
   }
-  if not sheets or sheets[max(sheets)].stat().st_size > MAX_SHEET_BYTES:
-    return None
-  png = sheets[max(sheets)].read_bytes()
   try:
+    if not sheets or sheets[max(sheets)].stat().st_size > MAX_SHEET_BYTES:
+      return None
+    png = sheets[max(sheets)].read_bytes()
     with Image.open(io.BytesIO(png), formats=["PNG"]) as image:
       return Sheet(max(sheets), png, *image.size)
-  except BROKEN:
+  except Exception:  # Damage shows as any error at all.
     name = f"{folder.name}/{sheets[max(sheets)].name}"
     missing.append(f"{name} could not be read: it is not a PNG.")
   return None

@@ -3,12 +3,15 @@
 from collections.abc import Mapping
 import json
 import math
+import sys
 from typing import Any, TypeGuard
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
   """Returns whether a value from a file is a number, not a bool or text."""
-  return isinstance(value, int | float) and not isinstance(value, bool)
+  if isinstance(value, int) and not isinstance(value, bool):
+    return abs(value) <= sys.float_info.max  # No figure, and too long to print.
+  return isinstance(value, float)
 
 
 def count(number: int, noun: str) -> str:

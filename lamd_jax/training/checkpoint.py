@@ -8,17 +8,18 @@ folder, which the next `open_manager` removes. `retention` decides which steps s
 
 from collections.abc import Iterable, Iterator, Mapping
 import contextlib
-import json
 import math
 import os
 import pathlib
+import sys
 from typing import Any
 
 from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
-from lamd_jax.files.writing import explain_full_disk
+from lamd_jax.files.reading import parse_json, reason
+from lamd_jax.files.writing import explain_full_disk, is_full_disk
 from lamd_jax.training import damage, processes, retention
 from lamd_jax.training.state import TrainState
 from lamd_jax.types import Params, UserError
@@ -26,6 +27,8 @@ from lamd_jax.types import Params, UserError
 Folder = str | os.PathLike[str]
 STATE, META, SCALARS = "state", "meta", "metrics"  # The last name is orbax's.
 FILES = {META: "metadata", SCALARS: "metrics"}  # These names are orbax's too.
+# Numbers that a meta may have.
+NUMBERS = {"step", "passed_over", "seconds", "num_parameters", "peak_memory_gb", "fps"}
 
 
 class Manager(ocp.CheckpointManager):
@@ -87,7 +90,15 @@ def open_manager(
     )
   path = pathlib.Path(folder).absolute()
   with damage.quiet(), explain_full_disk(folder):
-    manager = Manager(path, options=options)
+    try:
+      manager = Manager(path, options=options)
+    except Exception as e:  # It looks at all steps; damage takes any form.
+      if is_full_disk(e) or (processes.are_several() and processes.is_peer_lost(e)):
+        raise
+      raise UserError(
+        f"the checkpoints in {os.fspath(folder)} cannot be read ({reason(e)}); move the"
+        " damaged step out of that folder"
+      ) from e
     manager.keep_best = keep_best
     is_peer_lost = False
     try:
@@ -217,7 +228,7 @@ def _restore(
   found = damage.first_whole(
     manager.directory,
     sorted(steps, reverse=True),
-    lambda step: manager.restore(step, args=args),
+    lambda step: _with_numbers(manager.restore(step, args=args)),
   )
   if found is None:
     return None
@@ -257,7 +268,7 @@ def restore_ema_params(
   )
   with open_manager(folder, read_only=True) as manager:
     found = damage.first_whole(
-      folder, steps, lambda step: manager.restore(step, args=args)
+      folder, steps, lambda step: _with_numbers(manager.restore(step, args=args))
     )
   assert found is not None
   params = found.content[STATE]["ema_params"]
@@ -290,7 +301,7 @@ def read_meta(folder: Folder, *, best: str | None = None) -> tuple[int, dict[str
   found = damage.first_whole(
     folder,
     _steps_to_try(folder, best),
-    lambda step: (step, _read_json(folder, step, META)),
+    lambda step: (step, _with_numbers({META: _read_json(folder, step, META)})[META]),
   )
   assert found is not None
   return found.content
@@ -326,7 +337,15 @@ def _scalars(folder: Folder, step: int) -> dict[str, float] | None:
     return None
 
 
+def _with_numbers(content: Any) -> Any:
+  """Returns a checkpoint; raises a `ValueError` if a number of its meta is none."""
+  for name in NUMBERS & dict(content[META]).keys():
+    if not 0 <= content[META][name] <= sys.float_info.max:
+      raise ValueError(f"{name} is {content[META][name]}")
+  return content
+
+
 def _read_json(folder: Folder, step: int, item: str) -> dict[str, Any]:
   """Returns an item that orbax has written as JSON."""
   path = pathlib.Path(folder) / str(step) / item / FILES[item]
-  return json.loads(path.read_text(encoding="utf-8"))
+  return parse_json(path.read_text(encoding="utf-8"))

@@ -71,7 +71,8 @@ def first_whole(
   if found is None and damaged:
     raise UserError(
       f"no checkpoint in {os.fspath(folder)} can be read (step {damaged[0]}:"
-      f" {reason}); delete that folder to start this stage again"
+      f" {reason}); restore it from a copy, or move that folder away, which starts"
+      " this stage again"
     )
   if found is not None and damaged:
     logging.warning(

@@ -15,6 +15,7 @@ import jax
 from jaxtyping import Int
 import numpy as np
 
+from lamd_jax.files.reading import parse_json
 from lamd_jax.files.writing import explain_full_disk
 from lamd_jax.training.logging import open_to_append
 from lamd_jax.types import UserError
@@ -78,14 +79,15 @@ def read(folder: Folder) -> dict[int, list[int]]:
     UserError: Files disagree on a row, or an update lacks a row.
   """
   rows: dict[int, dict[int, int]] = {}
-  for path in sorted(pathlib.Path(folder).glob(NAME.format("*"))):
+  paths = pathlib.Path(folder).glob(NAME.format("*"))
+  for path in sorted(path for path in paths if path.is_file()):
     by_step: dict[int, dict[int, int]] = {}
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
       try:
-        line = json.loads(text)
+        line = parse_json(text)
         pairs = zip(line["rows"], line["index"], strict=True)
         by_step[int(line["step"])] = {int(row): int(i) for row, i in pairs}
-      except (ValueError, TypeError, KeyError):
+      except (ValueError, TypeError, KeyError, OverflowError):
         continue
     for step, by_row in by_step.items():
       known = rows.setdefault(step, {})

@@ -35,12 +35,14 @@ from tensorboardX.proto.event_pb2 import (
 )
 import tqdm
 
+from lamd_jax.files.reading import parse_json
 from lamd_jax.files.writing import explain_full_disk
 from lamd_jax.training import memory, wandb_run
 
 Folder = str | os.PathLike[str]
 SCALARS = "scalars.jsonl"
 TENSORBOARD = "tensorboard"
+MADE = range(2**53)  # Numbers of updates; others are damage.
 NOTABLE_WAIT = 0.1  # Fraction of waiting from which the progress mentions it.
 
 
@@ -328,7 +330,7 @@ def read_scalars(path: Folder) -> list[dict[str, Any]]:
   """Reads a file of scalars; returns one dict per logged step, in ascending order.
 
   A run that was killed and resumed logs some steps again: a line replaces all earlier
-  lines of the same or a later step. A line truncated by the kill is ignored. Values
+  lines of the same or a later step. A line truncated or damaged is ignored. Values
   that were not finite are NaN.
 
   Args:
@@ -336,18 +338,21 @@ def read_scalars(path: Folder) -> list[dict[str, Any]]:
   """
   path = pathlib.Path(path)
   path = path / SCALARS if path.is_dir() else path
-  if not path.exists():
+  if not path.is_file():
     return []
   lines: list[dict[str, Any]] = []
   for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
     try:
-      line = json.loads(text)
+      line = dict(parse_json(text))
       step = int(line["step"])
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, OverflowError):
+      continue
+    if step not in MADE:
       continue
     while lines and lines[-1]["step"] >= step:
       lines.pop()
-    lines.append({k: math.nan if v is None else v for k, v in line.items()})
+    line = {k: math.nan if v is None else v for k, v in line.items()}
+    lines.append(line | {"step": step})
   return lines
 
 

@@ -135,6 +135,7 @@ class EmbedTest(parameterized.TestCase):
   def test_what_is_no_caption_is_refused(self):
     for given, message in (
       ("one text", "one text was given, 'one text'; expected a list"),
+      (["caf\udce9"], r"caption 0, 'caf.udce9', is not UTF-8; expected text"),
       (iter([*TEXTS, b"bytes"]), "caption 5 is b'bytes' of type bytes; expected a str"),
       ([], "no caption"),
     ):
@@ -199,7 +200,9 @@ class TextEncoderFilesTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, "of 13 tokens were .* at most 12"):
       self.encoder(13)
     (self.folder / "config.json").write_text("{")
-    with self.assertRaisesRegex(UserError, "config.json is not a configuration"):
+    with self.assertRaisesRegex(
+      UserError, "config.json is damaged .*weights came from"
+    ):
       self.encoder()
     (self.folder / "config.json").unlink()
     with self.assertRaisesRegex(UserError, "width 24 .* put its config.json"):

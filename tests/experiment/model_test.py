@@ -255,7 +255,9 @@ class SavedTest(ModelTestCase):
     self.assert_says("cannot write .*file", lamd().save, self.folder / "file")
     self.assertLen(list(self.folder.iterdir()), 2)
 
-  @parameterized.parameters("missing", "misshapen", "unknown", "foreign names")
+  @parameterized.parameters(
+    "missing", "misshapen", "other numbers", "unknown", "foreign names"
+  )
   def test_parameters_that_are_others_are_named(self, damage):
     path = self.saved / "model.safetensors"
     arrays = load_file(path)
@@ -264,6 +266,9 @@ class SavedTest(ModelTestCase):
     if damage == "misshapen":
       arrays["dmg/unet/conv_in/bias"] = bias[:-1]
       message = r"dmg/unet/conv_in/bias has the shape \(7,\), expected \(8,\)"
+    elif damage == "other numbers":
+      arrays["dmg/unet/conv_in/bias"] = bias.astype(np.int8)
+      message = "dmg/unet/conv_in/bias is of int8, expected float32"
     elif damage == "unknown":
       arrays |= {"dmg/unet/conv_in/bias": bias, "dmg/extra/bias": bias}
       message = "dmg/extra/bias has the shape .*, expected nothing of this name"
@@ -274,11 +279,16 @@ class SavedTest(ModelTestCase):
     self.assert_says(message, lamd_jax.load, self.saved)
 
   @parameterized.parameters(
-    ("model.safetensors", b"cut", "cannot be read as a saved model"),
-    ("model.safetensors", None, "cannot be read as a saved model"),
+    (
+      "model.safetensors",
+      b"cut",
+      "model.safetensors is damaged .*save the model",
+    ),
+    ("model.safetensors", None, "model.safetensors is damaged .*No such file"),
     ("model.json", b"{", "model.json is damaged"),
-    ("model.json", b"{}", "cannot be read as a saved model"),
-    ("model.json", b"[]", "cannot be read as a saved model"),
+    ("model.json", b"{}", "model.json is damaged .KeyError 'config'"),
+    ("model.json", b"[]", "model.json is damaged .it holds no JSON object"),
+    ("model.json", b"[" * 100_000, "model.json is damaged .it nests too deep"),
   )
   def test_a_damaged_folder_is_named(self, name, content, message):
     self.enterContext(unchecked())

@@ -1,6 +1,7 @@
 """Rows come back as they were, and a row that did not get whole is not there."""
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -280,10 +281,7 @@ class RowsTest(parameterized.TestCase):
 
     self.open().add(HASHES[:1], values([0]))
     side_effect = None if has_locks else OSError(errno.ENOLCK, "No locks available")
-    flock = rows_lib.fcntl.flock
-    with mock.patch.object(
-      rows_lib.fcntl, "flock", side_effect=side_effect, wraps=flock
-    ):
+    with mock.patch.object(fcntl, "flock", side_effect=side_effect, wraps=fcntl.flock):
       threads = [threading.Thread(target=work, args=[i]) for i in range(4)]
       for thread in threads:
         thread.start()

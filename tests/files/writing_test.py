@@ -10,7 +10,7 @@ from unittest import mock
 from absl.testing import absltest, parameterized
 import jax
 
-from lamd_jax.files import writing
+from lamd_jax.files import reading, writing
 from lamd_jax.types import UserError
 
 FULL = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -25,7 +25,7 @@ class JSONTest(absltest.TestCase):
   def test_values_come_back_in_a_file_that_others_can_read(self):
     values = {"b": [1, 2.5, None], "a": {"text": "caf\N{LATIN SMALL LETTER E}"}}
     writing.write_json(self.path, values)
-    self.assertEqual(writing.read_json(self.path), values)
+    self.assertEqual(reading.read_json(self.path), values)
     text = self.path.read_text("utf-8")
     self.assertEqual(json.loads(text), values)
     self.assertTrue(text.endswith("}\n"))
@@ -38,18 +38,13 @@ class JSONTest(absltest.TestCase):
       self.assertRaisesRegex(UserError, "the disk is full: could not write to .*deep"),
     ):
       writing.write_json(self.path, {"a": 2})
-    self.assertEqual(writing.read_json(self.path), {"a": 1})
+    self.assertEqual(reading.read_json(self.path), {"a": 1})
 
   def test_a_folder_that_is_a_file_is_named(self):
     self.path.parent.write_text("mine")
     with self.assertRaisesRegex(UserError, "cannot write .*a.json .*choose another"):
       writing.write_text(self.path, "text")
     self.assertEqual(self.path.parent.read_text(), "mine")
-
-  def test_a_damaged_file_is_named(self):
-    self.folder.joinpath("a.json").write_text('{"a": ')
-    with self.assertRaisesRegex(UserError, "a.json is damaged .* delete it"):
-      writing.read_json(self.folder / "a.json")
 
   def test_only_process_0_writes(self):
     with mock.patch.object(jax, "process_index", return_value=1):

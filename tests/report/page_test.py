@@ -7,6 +7,7 @@ import io
 import json
 import os
 import pathlib
+import shutil
 import tempfile
 from unittest import mock
 
@@ -395,11 +396,30 @@ class ReportTest(parameterized.TestCase):
     with (
       mock.patch.object(os, "replace", side_effect=OSError("gone")),
       mock.patch.object(videos, "make_videos", return_value=None),
-      self.assertRaisesRegex(OSError, "gone"),
+      self.assertRaisesRegex(UserError, "cannot write .*report.html .gone"),
     ):
       page.write_report(self.workdir)
     self.assertEqual(path.read_bytes(), before)
     self.assertEqual({*self.workdir.iterdir()}, names)
+
+  def test_values_that_are_no_figures_leave_a_page(self):
+    name = "caf\udce9\n\x1b[2J"
+    strange = {"sample_motion_ratio": 10**400, name: "x", "a": {"b": [1]}}
+    self.write("metrics.json", strange)
+    self.write("environment.json", {"command": name})
+    for text in ("[" * 100_000, json.dumps([{"step": 1}]), "{}"):
+      (self.workdir / "config.json").write_text(text)
+      path = page.write_report(self.workdir)
+      self.assertNotIn("\x1b", path.read_text("utf-8"))
+
+  def test_folders_in_place_of_files_are_said_to_be_unreadable(self):
+    shutil.rmtree(self.workdir / "samples", ignore_errors=True)
+    for name in ("config.json", "metrics.json", "samples/clips.npz", "cards/a.json"):
+      (self.workdir / name).unlink(missing_ok=True)
+      (self.workdir / name).mkdir(parents=True)
+    text = page.write_report(self.workdir).read_text("utf-8")
+    for name in ("config.json", "metrics.json", "samples/clips.npz", "a.json"):
+      self.assertIn(f"{name} could not be read: Is a directory", text)
 
   def test_links_lead_to_what_the_folder_has(self):
     def links():

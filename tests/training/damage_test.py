@@ -56,7 +56,7 @@ class FirstWholeTest(absltest.TestCase):
       except OSError as e:
         raise RuntimeError("restoring failed") from e
 
-    with self.assertRaisesRegex(UserError, r"\(step 4: OSError: disk 4\); delete"):
+    with self.assertRaisesRegex(UserError, r"\(step 4: OSError: disk 4\); restore"):
       damage.first_whole("folder", [4, 2], read_fn)
 
 
@@ -133,7 +133,7 @@ class DamageTest(FolderTestCase):
   def test_when_nothing_is_whole_the_error_names_the_folder(self):
     self.save(2)
     self.cut_newest()
-    with self.assertRaisesRegex(UserError, f"{self.folder} .*step 2.*delete"):
+    with self.assertRaisesRegex(UserError, f"{self.folder} .*step 2.*move that folder"):
       self.restore()
     self.assertEqual(self.names(), ["2"])
 
