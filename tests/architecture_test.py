@@ -12,7 +12,6 @@ from absl.testing import absltest
 ROOT = pathlib.Path(__file__).parents[1]
 MAY_IMPORT = {
   "types": set(),
-  "version": set(),
   "schema": {"types"},
   "config": {"types"},
   "files": {"types"},
@@ -23,13 +22,12 @@ MAY_IMPORT = {
   "interop": {"types", "files"},
   "models": {"types", "schema", "nn"},
   "training": {"types", "schema", "files"},
-  "metrics": {"types", "version", "files", "interop", "models", "data"},
+  "metrics": {"types", "files", "interop", "models", "data"},
   "systems": {"types", "schema", "nn", "models", "diffusion"},
   # Here all of them meet: first in one experiment, then in what is done with it.
   "experiment": {
     *(
       "types",
-      "version",
       "schema",
       "files",
       "data",
@@ -40,7 +38,7 @@ MAY_IMPORT = {
     ),
     "training",
   },
-  "report": {"types", "version", "files", "data", "metrics", "training"},
+  "report": {"types", "files", "data", "metrics", "training"},
   "jobs": {
     *("types", "files", "data", "systems", "metrics", "training"),
     "experiment",

@@ -19,6 +19,7 @@ import ml_collections
 import numpy as np
 from safetensors.numpy import load_file, save_file
 
+from lamd_jax import __version__
 from lamd_jax.data import media, sources
 from lamd_jax.experiment import conditions, trained
 from lamd_jax.experiment.run import Run, make_run
@@ -36,7 +37,6 @@ from lamd_jax.systems.pipeline import (
 from lamd_jax.systems.table import bare_stage
 from lamd_jax.training import sharding
 from lamd_jax.types import Config, UserError
-from lamd_jax.version import __version__
 
 WEIGHTS, DESCRIPTION = "model.safetensors", "model.json"
 SAVE_AGAIN = "save the model again"

@@ -29,12 +29,12 @@ import jax
 from jaxtyping import UInt8
 import numpy as np
 
+from lamd_jax import __version__
 from lamd_jax.data import media
 from lamd_jax.experiment.run import Run
 from lamd_jax.files import lock, reading, writing
 from lamd_jax.training import processes
 from lamd_jax.types import UserError
-from lamd_jax.version import __version__
 
 CHECKPOINTS = "checkpoints"
 CONFIG = "config.json"

@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
+from lamd_jax import __version__
 from lamd_jax.metrics import frechet
 from lamd_jax.metrics.measures import Measure, Rows
 from lamd_jax.types import UserError, printable
-from lamd_jax.version import __version__
 
 Card = dict[str, Any]
 

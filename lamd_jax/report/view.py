@@ -12,13 +12,13 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lamd_jax import __version__
 from lamd_jax.metrics import protocol
 from lamd_jax.report import verdict, videos, words
 from lamd_jax.report.curves import curve_svg
 from lamd_jax.report.reading import Curves, Folder, Sheet, Stage
 from lamd_jax.report.verdict import NextStep, Verdict
 from lamd_jax.report.videos import Videos
-from lamd_jax.version import __version__
 
 # Curves that tell how the run went, not what was learned, come after the losses.
 LATER = (
