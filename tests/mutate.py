@@ -760,7 +760,7 @@ MISTAKES = [
      "    raise UserError(f\"the pickle asks for"),
     ("the class of arrays for its name", '_NDARRAY = "numpy.ndarray"',
      "_NDARRAY = np.ndarray"),
-    ("objects in an array", 'not in "biufc"', 'not in "biufcOV"'),
+    ("dates for numbers", 'not in "biufc"', 'not in "biufcM"'),
     ("types that NumPy lacks", "  except Exception as e:  # Types",
      "  except ValueError as e:  # Types"),
   ),

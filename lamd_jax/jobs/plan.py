@@ -26,7 +26,7 @@ from lamd_jax.files import writing
 from lamd_jax.systems import networks
 from lamd_jax.systems.stage import Stage
 from lamd_jax.training import flops, sharding
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, printable
 
 PLAN = "plan.json"
 REMAT = tuple(networks.POLICIES)  # From the most memory to the least.
@@ -108,7 +108,7 @@ def plan(
     found["stages"][name] = said
   if writes:
     writing.write_json(run.folder / PLAN, found)
-    print(f"plan: {run.folder / PLAN}")
+    print(f"plan: {printable(run.folder / PLAN)}")
   return found
 
 

@@ -86,6 +86,7 @@ class WeightsTest(parameterized.TestCase):
       pickle.dumps({"a": np.zeros(2, "f4,f4")}),
       pickle.dumps({"a": np.array(["text"])}),
       zeros.replace(b"f8", b"O8"),
+      zeros.replace(b"f8", b"M8"),
       zeros[:-20],
       b"",
       b"(" * 100_000,
