@@ -11,11 +11,11 @@ from unittest import mock
 
 from absl.testing import absltest, parameterized
 import jax
-import ml_collections
 import numpy as np
 from PIL import Image
 import tiny_config
 from tiny_lamd import autoencoder
+import tiny_vdm
 import window_stages
 from window_stages import Clips, Grey
 
@@ -71,23 +71,12 @@ class WindowsTest(GenerateTestCase):
 
   def generate(self, task, kind="none", *, stride=1, path=None, **wish):
     """Returns the grey of each frame of the first mp4, its probe and all paths."""
-    config = ml_collections.ConfigDict(
-      dict(
-        system="vdm",
-        seed=0,
-        stages=("base",),
-        mesh=dict(data=-1),
-        data=dict(num_frames=F, resolution=S, frame_stride=stride),
-        sample=dict(batch_size=8),
-        evaluate=dict(samples_per_clip=2),
-        condition=dict(
-          kind=kind,
-          num_classes=3,
-          vocabulary="shapes",
-          num_words=len(vocabulary.VOCABULARIES["shapes"].words),
-        ),
-      )
-    )
+    config = tiny_vdm.get_config()
+    config.data.update(num_frames=F, resolution=S, frame_stride=stride)
+    config.evaluate.samples_per_clip = 2
+    words = len(vocabulary.VOCABULARIES["shapes"].words)
+    config.condition = dict(kind=kind, num_classes=3, vocabulary="shapes")
+    config.condition.num_words = words
     wish = generate.Wish(task, path or self.video, **wish)
     paths = generate.generate(make_run(config, self.folder), wish)
     probed = media.probe(paths[0])
