@@ -211,14 +211,14 @@ def _run() -> None:
   if _DISTRIBUTED.value or any(value is not None for value in several):
     processes.join(*several, timeout=_INIT_TIMEOUT.value)
   if mode == "report" and _WORKDIR.value:  # Needs no configuration.
-    _report_alone(pathlib.Path(_WORKDIR.value).expanduser())
+    _report(pathlib.Path(_WORKDIR.value).expanduser())
     return
   if _CONFIG.value is None:
     raise UserError("--config is missing, for example --config=configs/quickstart.py")
   text = check_value(_WORKDIR.value or _default_workdir(), FilePath, "--workdir")
   folder = pathlib.Path(text).expanduser()
   if mode == "report":
-    _report_alone(folder)
+    _report(folder)
     return
   config = _CONFIG.value
   if _DEVICES.value:
@@ -332,13 +332,8 @@ def _default_workdir() -> str:
   return os.path.join("runs", re.sub(r"[^\w.-]+", "_", name))
 
 
-def _report_alone(folder: pathlib.Path) -> None:
-  """Writes the report of a work folder that is not in use."""
-  with workdir.only_writer(folder) if folder.is_dir() else contextlib.nullcontext():
-    _report(folder)
-
-
 def _report(folder: pathlib.Path) -> None:
+  """Writes the report, whole, and so also of a folder that a run is writing to."""
   if processes.is_first():
     print(f"report: {printable(page.write_report(folder))}")
 

@@ -57,13 +57,16 @@ class TwoRunsTest(absltest.TestCase):
     (first,) = real_processes.start(self.shared, 1, steps=STEPS)
     real_processes.wait_for_update([first], self.shared, 2)
     first.send_signal(signal.SIGSTOP)  # Until all others have tried.
-    for mode in ("train", "all", "sample", "evaluate", "export", "report"):
+    for mode in ("train", "all", "sample", "evaluate", "export"):
       done = self.second(mode)
       self.assertEqual(done.returncode, 2, done.stderr)
       line = done.stderr.strip().splitlines()[-1]
       who = f"process {first.pid} on {socket.gethostname()} since "
       self.assertIn(f"error: {self.shared} is in use by {who}", line)
       self.assertNotIn("Traceback", done.stderr)
+    done = self.second("report")  # Of what is there so far.
+    self.assertEqual(done.returncode, 0, done.stderr)
+    self.assertTrue((self.shared / "report.html").exists())
     first.send_signal(signal.SIGCONT)
     statuses, _ = real_processes.wait([first], 300)
     self.assertEqual(statuses, [0])
