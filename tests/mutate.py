@@ -615,6 +615,7 @@ MISTAKES = [
     ("programs are pictures", "Image.open(file, formats=formats.PICTURES)",
      "Image.open(file)"),
     ("pictures of any size", "if width * height > formats.MAX_PIXELS:", "if False:"),
+    ("a rounding error makes fractions bytes", "top <= 1.001", "top <= 1.0"),
     ("pipes are read", "with open_regular(path) as file:",
      'with open(path, "rb") as file:'),
     ("errors of some kinds alone", "except Exception as error:",

@@ -38,9 +38,7 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
   return open(path, "rb")
 
 
-def read_text(
-  path: pathlib.Path, encoding: str = "utf-8", errors: str = "strict"
-) -> str:
+def read_text(path: pathlib.Path, errors: str = "strict") -> str:
   """Reads a text file.
 
   Raises:

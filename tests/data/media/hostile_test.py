@@ -197,6 +197,11 @@ class HostilePicturesTest(FolderTestCase):
         except UserError as error:
           self.assertTrue(str(error).isprintable())
 
+  def test_floats_a_rounding_error_above_one_are_fractions(self):
+    values = np.array([[0.0, 0.5, 1.0005]], np.float32)
+    Image.fromarray(values).save(path := self.folder / "a.tiff")
+    np.testing.assert_array_equal(media.read_image(path)[0, :, 0], [0, 128, 255])
+
   def test_a_picture_of_floats_without_numbers_is_read(self):
     values = np.array([[np.nan, 0.5, np.inf, -1.0]], np.float32)
     path = self.folder / "a.tif"
