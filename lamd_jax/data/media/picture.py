@@ -74,8 +74,8 @@ def _to_rgb(image: Image.Image) -> Image.Image:
   if image.mode.startswith("I") or image.mode == "F":
     values = np.nan_to_num(np.asarray(image, np.float64))
     top = float(values.max(initial=0.0))
-    # Floats are fractions unless one is above 1, by more than a rounding error; integers
-    # have 8 or 16 bits.
+    # Floats are fractions unless one is above 1, by more than a rounding error;
+    # integers have 8 or 16 bits.
     scale = 255.0 if image.mode == "F" and top <= 1.001 else 1.0
     if image.mode.startswith("I;16") or top > 255.0:
       scale = 255.0 / max(65535.0, top)
