@@ -20,7 +20,6 @@ import time
 from typing import Any
 
 from absl import app, flags
-import jax
 import ml_collections
 import numpy as np
 import runner
@@ -276,6 +275,7 @@ def call_command(case) -> None:
         setattr(job, name, lambda *args: None)
   main.plan.plan = lambda *args, **kwargs: None
   sys.argv = ["main", *argv]
+  flags.FLAGS.unparse_flags()
   with tempfile.TemporaryFile("w+", errors="backslashreplace") as printed:
     sys.stderr = printed
     try:
@@ -327,12 +327,12 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of all cases.")
 def run(argv) -> None:
   """Runs all cases."""
   del argv
-  jax.devices()  # Once, not in each child.
-  counts = _CONFIGS.value, _COMMANDS.value
   seed = _SEED.value
-  bugs = fuzz_here("config", make_config, call_config, count=counts[0], seed=seed)
-  flags.FLAGS.unparse_flags()
-  bugs += runner.fuzz("command", make_command, call_command, count=counts[1], seed=seed)
+  # First: JAX begins in each child, as its threads do not outlive a fork.
+  count = _COMMANDS.value
+  bugs = runner.fuzz("command", make_command, call_command, count=count, seed=seed)
+  count = _CONFIGS.value
+  bugs += fuzz_here("config", make_config, call_config, count=count, seed=seed)
   os._exit(bool(bugs))
 
 
