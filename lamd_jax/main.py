@@ -73,7 +73,7 @@ VALUES = {
   "factor": Annotated[int, Range(2, 2**10)],
   "every": Annotated[int, Range(1, 2**14)],
   "caption": str,
-  "label": Annotated[int, Range(0, 2**20)],
+  "label": str,
   "strength": Annotated[
     tuple[Annotated[float, Range(-1000, 1000)], ...], Length(1, 2**10)
   ],

@@ -595,9 +595,13 @@ MISTAKES = [
     "data/media/film.py",
     ("lists of other files are followed",
      '"format_whitelist": ",".join(formats.DEMUXERS),', ""),
-    ("colours that are hidden show", '== "1" and name in', '== "2" and name in'),
     ("frames of any size", "if width * height > formats.MAX_PIXELS:", "if False:"),
     tests="tests/data/media/hostile_test.py",
+  ),
+  *_mistakes(
+    "data/media/film.py",
+    ("colours that are hidden show", '== "1" and name in', '== "2" and name in'),
+    tests="tests/data/media/display_test.py",
   ),
   *_mistakes(
     "data/media/display.py",
@@ -616,8 +620,6 @@ MISTAKES = [
      "Image.open(file)"),
     ("pictures of any size", "if width * height > formats.MAX_PIXELS:", "if False:"),
     ("a rounding error makes fractions bytes", "top <= 1.001", "top <= 1.0"),
-    ("pipes are read", "with open_regular(path) as file:",
-     'with open(path, "rb") as file:'),
     ("errors of some kinds alone", "except Exception as error:",
      "except OSError as error:"),
     tests="tests/data/media/hostile_test.py",
@@ -643,9 +645,13 @@ MISTAKES = [
     ("frames in the order of the file", "found[number] for number in numbers",
      "found[number] for number in wanted"),
     ("frames before the first", "if min(ends) < 0 or", "if"),
+    tests="tests/data/media/media_test.py",
+  ),
+  *_mistakes(
+    "data/media/read.py",
     ("a range is walked through", "if isinstance(numbers, range) else numbers",
      "if False else sorted(numbers[:9])"),
-    tests="tests/data/media/media_test.py",
+    tests="tests/data/media/hostile_test.py",
   ),
   *_mistakes(
     "data/preprocessing.py",

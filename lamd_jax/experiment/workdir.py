@@ -300,7 +300,7 @@ def _git_revision(package: pathlib.Path = PACKAGE) -> str:
     setup = (root / "setup.py").read_text(encoding="utf-8")
     if root != package.resolve().parent or SETUP not in setup:
       return __version__
-    run("ls-files", "--error-unmatch", "version.py")  # Fails unless it is tracked.
+    run("ls-files", "--error-unmatch", "__init__.py")  # Fails unless it is tracked.
     return run("rev-parse", "HEAD") + ("+" if run("status", "--porcelain") else "")
   except (OSError, ValueError, subprocess.SubprocessError):
     return __version__

@@ -197,9 +197,8 @@ class ReconstructionTest(parameterized.TestCase):
     guided = guidance.reconstruction(
       self.denoise_fn, [guidance.known_frames(self.known, 0.0)]
     )
-    chex.assert_trees_all_equal(
-      jax.jit(guided)(x_t, LOGSNR), jax.jit(self.denoise_fn)(x_t, LOGSNR)
-    )
+    # Not compiled as a whole: a compiler may round two programs differently.
+    chex.assert_trees_all_equal(guided(x_t, LOGSNR), self.denoise_fn(x_t, LOGSNR))
 
   def test_examples_do_not_see_each_other(self):
     observations = [guidance.known_frames(self.known, 2.5)]

@@ -98,6 +98,9 @@ class LatentsTest(absltest.TestCase):
         self.open()
 
   def test_where_clips_lie_makes_no_difference(self):
+    self.config.data = dict(
+      name="video_folder", path="here", num_frames=3, frame_stride=1, resolution=8
+    )
     self.open()
     self.config.data.path = "moved"
     with mock.patch.object(latent_cache, "_compute", side_effect=AssertionError):

@@ -12,11 +12,11 @@ from absl.testing import absltest, parameterized
 import jax
 import tiny_config
 
+from lamd_jax import __version__
 from lamd_jax.experiment import workdir as workdir_lib
 from lamd_jax.experiment.run import make_run
 from lamd_jax.files import writing
 from lamd_jax.types import UserError
-from lamd_jax.version import __version__
 
 
 def snapshot(folder):
@@ -86,7 +86,9 @@ class WorkdirTest(parameterized.TestCase):
       workdir_lib.check_workdir(make_run(self.config, self.folder))
 
   def test_where_data_lie_is_not_what_a_model_is(self):
-    self.config.data.path = "clips"
+    self.config.data = dict(
+      name="video_folder", path="clips", num_frames=3, frame_stride=1, resolution=8
+    )
     self.config.condition = dict(encoder="minilm", vocabulary="a/words.txt")
     workdir_lib.open_workdir(make_run(self.config, self.folder))
     with self.assertNoLogs("absl"):
@@ -201,7 +203,7 @@ class RevisionTest(absltest.TestCase):
 
   def make(self, package):
     package.mkdir(parents=True)
-    (package / "version.py").write_text("")
+    (package / "__init__.py").write_text("")
 
   def commit(self):
     """Commits everything; returns the commit as git says it."""
@@ -215,7 +217,7 @@ class RevisionTest(absltest.TestCase):
     self.assertEqual(workdir_lib._git_revision(self.package), commit)
     with mock.patch.dict(os.environ, {"GIT_DIR": "/no/such"}):
       self.assertEqual(workdir_lib._git_revision(self.package), commit)
-    (self.package / "version.py").write_text("changed")
+    (self.package / "__init__.py").write_text("changed")
     self.assertEqual(workdir_lib._git_revision(self.package), commit + "+")
 
   def test_a_repository_around_an_installed_package_is_not_its_own(self):

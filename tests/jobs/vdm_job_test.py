@@ -47,7 +47,7 @@ class VDMJobTest(absltest.TestCase):
     self.assertIn("stills", card["companions"])
     text = (folder / "report.html").read_text()
     self.assertNotIn("not complete", text)
-    self.assertIn("MOTION@4", text)
+    self.assertIn("MOTION@8", text)
 
     video = folder / "samples/real_0.mp4"
     longer = generate.Wish("extend", video, num_frames=5, said={"label": 3})

@@ -1,6 +1,7 @@
 """Videos as a player shows them: mirrored, turned, of square pixels, opaque."""
 
 from fractions import Fraction
+import io
 
 from absl.testing import absltest, parameterized
 import av
@@ -141,6 +142,28 @@ class DisplayTest(FolderTestCase):
     self.assertEqual(window[:, :, 4:].min(), 255)
     self.assertLess(np.abs(window[:, 0, 0].astype(int)[:, 2] - 255).max(), 3)
     np.testing.assert_array_equal(media.read_image(path), window[0])
+
+  def test_a_transparent_colour_of_a_palette_is_white(self):
+    path = self.folder / "a.mov"
+    with av.open(str(path), "w") as file:
+      stream = file.add_stream("png", rate=25)
+      stream.height, stream.width, stream.pix_fmt = 6, 8, "pal8"
+      for number in range(3):
+        image = Image.fromarray(np.full((6, 8), number + 1, np.uint8), "P")
+        image.putpalette([200, 30, 0, 0, 0, 250, 0, 90, 0, 60, 60, 60])
+        image.paste(0, (0, 0, 4, 6))
+        data = io.BytesIO()
+        image.save(data, "PNG", transparency=0)
+        packet = av.Packet(data.getvalue())
+        packet.pts = packet.dts = number
+        packet.time_base, packet.stream = Fraction(1, 25), stream
+        packet.is_keyframe = True
+        file.mux(packet)
+    with av.open(str(path)) as file:
+      self.assertEqual(next(file.decode(video=0)).format.name, "pal8")
+    frame = media.read_window(path, 1, 1)[0]
+    self.assertEqual(frame[0, 0].tolist(), [255, 255, 255])
+    self.assertEqual(frame[0, 7].tolist(), [0, 90, 0])
 
   def test_opaque_frames_stay_as_they_are_decoded(self):
     path = encode(self.folder / "a.mp4", numbered_frames(6))

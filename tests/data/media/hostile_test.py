@@ -139,15 +139,16 @@ class HostilePicturesTest(FolderTestCase):
   def test_postscript_does_not_run(self, name):
     path = self.folder / name
     path.write_bytes(EPS)
-    ran = AssertionError("a program was started")
     with (
-      mock.patch.object(EpsImagePlugin, "Ghostscript", side_effect=ran),
-      mock.patch.object(subprocess, "Popen", side_effect=ran),
-      self.assertRaisesRegex(UserError, "photo.* cannot be read as a picture"),
+      mock.patch.object(EpsImagePlugin, "Ghostscript") as ghostscript,
+      mock.patch.object(subprocess, "Popen") as popen,
     ):
-      media.read_image(path)
-    with self.assertRaisesRegex(UserError, "an image cannot be read"):
-      media.read_image(io.BytesIO(EPS))
+      with self.assertRaisesRegex(UserError, "photo.* cannot be read as a picture"):
+        media.read_image(path)
+      with self.assertRaisesRegex(UserError, "an image cannot be read"):
+        media.read_image(io.BytesIO(EPS))
+    ghostscript.assert_not_called()
+    popen.assert_not_called()
 
   def test_only_raster_formats_are_read(self):
     Image.init()

@@ -144,11 +144,10 @@ class CaterGenTest(FolderTestCase):
   def test_the_captions_have_to_be_chosen(self):
     for captions in ("Explicit", "both", ""):
       self.assert_refused(
-        "data.captions is .*; expected 'explicit', which say all, or 'ambig",
-        captions=captions,
+        "data.captions='.*'; known: explicit, ambiguous", captions=captions
       )
     data = dict(name="cater_gen", path=str(self.folder), num_frames=5)
-    with self.assertRaisesRegex(UserError, "data.captions is not set"):
+    with self.assertRaisesRegex(UserError, "data.captions is missing"):
       sources.make_source(data, "train")
 
   def test_folders_and_files_that_are_not_there_are_named_with_where_to_get_them(self):
@@ -180,7 +179,7 @@ class CaterGenTest(FolderTestCase):
     self.assert_refused(f"train_explicit.json.* {expected}")
 
   @parameterized.parameters(
-    (dict(sampling="even"), "data.sampling is 'even'"),
+    (dict(sampling="even"), "data.sampling='even'; known: uniform, window"),
     (dict(frame_stride=3), "data.frame_stride=3 means nothing"),
   )
   def test_a_choice_that_there_is_not_is_refused(self, change, expected):

@@ -178,7 +178,7 @@ class MugTest(FolderTestCase):
     self.assert_refused("left out: nothing; expected", path=str(self.folder / "empty"))
 
   @parameterized.parameters(
-    (dict(sampling="even"), "data.sampling is 'even'"),
+    (dict(sampling="even"), "data.sampling='even'; known: uniform, window"),
     (dict(frame_stride=2), "data.frame_stride=2 means nothing"),
   )
   def test_a_choice_that_there_is_not_is_refused(self, change, expected):

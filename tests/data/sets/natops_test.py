@@ -252,8 +252,8 @@ class NatopsTest(FolderTestCase):
     )
 
   @parameterized.parameters(
-    (dict(sampling="even"), "data.sampling is 'even'"),
-    (dict(fit="squash"), "data.fit is 'squash'"),
+    (dict(sampling="even"), "data.sampling='even'; known: uniform, window"),
+    (dict(fit="squash"), "data.fit='squash'; known: crop, stretch, pad"),
     (dict(frame_stride=2), "data.frame_stride=2 means nothing"),
     (dict(subject=3), "data.subject means nothing to data.name='natops'; "),
   )
