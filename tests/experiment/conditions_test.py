@@ -203,7 +203,9 @@ class ConditionsTest(parameterized.TestCase):
     source = Source([{"label": 0}, {"label": 9}, {}])
     with self.assertRaisesRegex(UserError, "1 of 3 videos have no label.* number 2"):
       conditions.describer(made("class", num_classes=10), source)
-    with self.assertRaisesRegex(UserError, "label 9; .*=9 knows 0 to 8"):
+    with self.assertRaisesRegex(
+      UserError, "video 1 has the label 9; .*=9 knows 0 to 8"
+    ):
       conditions.describer(made("class", num_classes=9), source, [0, 1])
     with self.assertRaisesRegex(UserError, "3 of 3 videos have no caption"):
       conditions.describer(made("caption", **CAPTION), source)
