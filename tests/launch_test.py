@@ -273,6 +273,7 @@ class LocalTest(absltest.TestCase):
     )
     self.assertEqual(sorted(err), ["[1] err 1", "[2] err 2", "err 0"])
 
+  @pytest.mark.slow
   def test_where_one_fails_the_others_are_ended_and_it_is_named(self):
     for how, seconds, status, said in (
       ("--fails=1", 1, 3, "status 3"),  # The others leave by themselves, or do not.

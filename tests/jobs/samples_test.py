@@ -11,6 +11,7 @@ from absl.testing import absltest
 import jax
 from made_once import made_once
 import numpy as np
+import pytest
 import tiny_config
 from tiny_run import random_stages, save_stage, tiny_run, trained_folder
 
@@ -156,6 +157,7 @@ class SamplesTest(absltest.TestCase):
     path.write_bytes(content)
     self.assertTrue(self.sample()[1])
 
+  @pytest.mark.slow
   def test_a_finished_video_is_not_gone_on_from_with_other_parameters(self):
     model = generate.Model(self.run_)
     picture = np.zeros((16, 16, 3), np.uint8)

@@ -10,6 +10,7 @@ import tempfile
 
 from absl.testing import absltest, parameterized
 import numpy as np
+import pytest
 import safetensors.numpy
 import seeded
 
@@ -102,6 +103,7 @@ class LoadTest(WithFiles):
     with self.assertRaisesRegex(UserError, message):
       lpips.load("alex", self.network, missing)
 
+  @pytest.mark.slow
   def test_without_files_it_is_the_package_s_weights(self):
     a, b = seeded.frame_pairs(3, 2, 35, 50)
     near = (a.astype(int) + b) // 2

@@ -8,6 +8,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lamd_jax.experiment import program
 from lamd_jax.models.mcd_vae import MCDVAE
@@ -110,6 +111,7 @@ def found(name, remat):
   return jax.jit(jax.value_and_grad(loss_fn(module, args, kwargs)))(params)
 
 
+@pytest.mark.slow
 class RematTest(parameterized.TestCase):
   # Not every network with every policy: compiling takes minutes.
   @parameterized.parameters(

@@ -66,6 +66,7 @@ class DamageTest(FolderTestCase):
       if path.is_file():
         cut(path)
 
+  @pytest.mark.slow
   def test_any_file_cut_in_half_is_noticed_or_harmless(self):
     self.save(1, 2)
     whole = self.folder.with_name("whole")
