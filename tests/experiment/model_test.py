@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import jaxtyping
 import numpy as np
+import pytest
 from safetensors.numpy import load_file, save_file
 import tiny_config
 from tiny_lamd import VIDEO
@@ -106,6 +107,7 @@ class LaMDTest(ModelTestCase):
       lamd().animate(wide, seed=1), lamd().animate(square, seed=1)
     )
 
+  @pytest.mark.slow
   def test_a_longer_video_begins_with_the_given_one(self):
     found = lamd().extend(VIDEO[0], 5, num=2)
     self.assert_videos(found, (2, 5, 8, 8, 3))

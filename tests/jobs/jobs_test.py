@@ -414,6 +414,7 @@ class AnimateTest(JobsTestCase):
 
 
 class TransferTest(JobsTestCase):
+  @pytest.mark.slow
   def test_a_trained_autoencoder_alone_gives_motion_to_a_picture(self):
     shutil.copytree(WHOLE, self.folder)
     shutil.rmtree(self.folder / "dmg")

@@ -88,6 +88,7 @@ class PlanTest(parameterized.TestCase):
     layers = 64 + 128 + 256 + 512 + 512
     self.assertEqual(held("mcd_vae", config)["frozen"], 4 * (vgg + layers))
 
+  @pytest.mark.slow
   def test_the_compiler_is_asked(self):
     need = plan.measure(run_of(CONFIG), "dmg")
     inside = need.parameters + need.average + need.optimizer + need.frozen + need.batch
@@ -129,6 +130,7 @@ class PlanTest(parameterized.TestCase):
     dmg = [x for x in compiler.asked if x[0] != 8]
     self.assertLen(dmg, 1 + 1 + 1 + 3 + 1 + 1 + 1)
 
+  @pytest.mark.slow
   def test_what_goes_in_and_is_too_much_is_not_compiled(self):
     compiler = Compiler(lambda *_: 1e12)
     with mock.patch.object(plan, "measure", compiler):

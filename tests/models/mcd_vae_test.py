@@ -6,6 +6,7 @@ from absl.testing import absltest, parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from lamd_jax.models.mcd_vae import MCDVAE, Content, GrowFrames, normalize
 from lamd_jax.models.posterior import LOGVAR_RANGE
@@ -171,6 +172,7 @@ class VariantsTest(absltest.TestCase):
     np.testing.assert_allclose(z.mean((1, 2)), 0.0, atol=1e-4)
     np.testing.assert_allclose(z.std((1, 2)), 1.0, atol=1e-3)
 
+  @pytest.mark.slow
   def test_affine_norm_scales_what_the_decoder_sees_but_not_what_is_diffused(self):
     run, params = self.model(norm="affine")
     np.testing.assert_allclose(run("normalize")(Z), normalize(Z), atol=1e-5)

@@ -5,6 +5,7 @@ import functools
 from absl.testing import absltest
 import jax
 import numpy as np
+import pytest
 import tiny_config
 from tiny_lamd import BATCH, KEY, VIDEO, autoencoder, vae
 
@@ -56,6 +57,7 @@ class AdversaryTest(absltest.TestCase):
     with self.assertRaisesRegex(UserError, "frame_strides has 2 numbers; expected 1"):
       self.stage(model=dict(channels=(4, 4), frame_strides=(2, 2)))
 
+  @pytest.mark.slow
   def test_before_the_start_its_gradient_is_that_of_the_loss(self):
     stage, params = self.stage(), autoencoder()[1]
     critic = stage.init_critic(KEY, BATCH)
