@@ -30,6 +30,7 @@ REQUIRED = inspect.Parameter.empty
 MAX_FLOAT = 3.4e38  # Of float32, in which everything is computed.
 MAX_TEXT = 4096  # Bytes; the longest path of Linux.
 MAX_NAME = 255  # Bytes of a file's name.
+MAX_CLIP_BYTES = 2**32
 MAX_LEVELS = 12  # Of a network, each of half the size.
 MAX_SHOWN = 80  # Characters of a value in a message.
 
@@ -145,6 +146,15 @@ Guidance = Annotated[float, Range(-(10**4), 10**4)]
 FilePath = Annotated[str, Path()]
 
 
+def check_clip(num_frames: int, resolution: int) -> None:
+  """Raises a `UserError` for a clip in uint8 that is too large for memory."""
+  if (size := 3 * num_frames * resolution**2) > MAX_CLIP_BYTES:
+    raise UserError(
+      f"a clip of data.num_frames={num_frames} and data.resolution={resolution} takes"
+      f" {size / 2**30:.0f} GiB; at most {MAX_CLIP_BYTES / 2**30:.0f} are possible"
+    )
+
+
 class Field(NamedTuple):
   """A key of a block.
 
@@ -163,7 +173,7 @@ class Block:
 
   Attributes:
     taker: Name of what takes its values, for messages.
-    fields: What each key takes.
+    fields: Values and default of each key.
   """
 
   taker: str

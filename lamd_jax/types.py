@@ -64,6 +64,16 @@ class UserError(ValueError):
     return f"{line[: LONGEST_LINE - 400]} ... {line[-300:]}"
 
 
+def reason(error: BaseException) -> str:
+  """Returns an error in a few words, without the path that messages name anyway."""
+  if said := getattr(error, "strerror", None):  # Errors of the system and of FFmpeg.
+    return said
+  text = str(error).strip()
+  # The text of a KeyError is a bare key, that of a MemoryError nothing.
+  is_plain = text and not isinstance(error, KeyError)
+  return text if is_plain else f"{type(error).__name__} {text}".strip()
+
+
 def causes(error: BaseException) -> Iterator[BaseException]:
   """Yields an error and all that it was raised from or groups, each once."""
   seen = set()

@@ -457,7 +457,7 @@ class BegunFolderTest(MainTestCase):
 
 
 class SeveralProcessesTest(MainTestCase):
-  """What main does where it has joined others: they are played here."""
+  """Exit of main when it is one of several processes, which are mocked."""
 
   def run_with(self, error):
     with (
@@ -486,7 +486,7 @@ class SeveralProcessesTest(MainTestCase):
 
 @pytest.mark.process
 class ProcessTest(MainTestCase):
-  """What only a process of its own can show."""
+  """Behaviour that only shows in a process of its own."""
 
   def start(self, *args):
     command = [sys.executable, "-m", "lamd_jax.main", *args]

@@ -576,8 +576,9 @@ MISTAKES = [
     ("names in UTF-8 alone", "os.fsencode(name)", "name.encode()"),
   ),
   *_mistakes(
-    "data/sources.py",
+    "schema.py",
     ("clips without an end", "> MAX_CLIP_BYTES:", "> 2**60:"),
+    tests="tests/data/sources_test.py",
   ),
   *_mistakes(
     "data/regular_files.py",

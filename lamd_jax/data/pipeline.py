@@ -17,9 +17,9 @@ import numpy as np
 from lamd_jax.data.sources import VideoSource
 from lamd_jax.types import UserError
 
+EVAL_SEED = 0  # Of the videos to evaluate on, where not all are taken.
 # Bytes of batches that are kept ready: enough for reading to get far ahead while the
 # first update compiles, so that a slow file goes unnoticed.
-EVAL_SEED = 0  # Of the videos to evaluate on, where not all are taken.
 READ_AHEAD = 2**28
 MIN_READ_AHEAD = 4  # Number of batches, however large.
 

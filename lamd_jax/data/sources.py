@@ -28,9 +28,10 @@ from lamd_jax.schema import (
   OneOf,
   block,
   check_block,
+  check_clip,
   check_key,
 )
-from lamd_jax.types import Config, UserError
+from lamd_jax.types import Config
 
 
 @runtime_checkable
@@ -84,7 +85,6 @@ SOURCES: dict[str, Callable[..., VideoSource]] = {
 }
 
 
-MAX_CLIP_BYTES = 2**32  # One clip in memory, in uint8.
 SourceName = Annotated[str, OneOf(sorted(SOURCES))]
 
 
@@ -126,11 +126,6 @@ def make_source(data: Mapping[str, Any], split: str) -> VideoSource:
   if split not in ("train", "eval"):
     raise ValueError(f"unknown split: {split!r}")
   values = check_block(data, data_block(data), "data")
-  num_frames, resolution = values.get("num_frames", 1), values.get("resolution", 1)
-  if (size := 3 * num_frames * resolution**2) > MAX_CLIP_BYTES:
-    raise UserError(
-      f"a clip of data.num_frames={num_frames} and data.resolution={resolution} takes "
-      f"{size / 2**30:.0f} GiB; at most {MAX_CLIP_BYTES / 2**30:.0f} are possible"
-    )
+  check_clip(values.get("num_frames", 1), values.get("resolution", 1))
   name = values.pop("name")
   return SOURCES[name](split, **values)

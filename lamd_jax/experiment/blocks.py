@@ -22,6 +22,7 @@ from lamd_jax.schema import (
   Range,
   Seed,
   block,
+  build,
   check_block,
   check_key,
 )
@@ -120,7 +121,7 @@ class Loop:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-  """What is sampled and measured in the end, `config.evaluate`.
+  """Settings of the final sampling and scoring, `config.evaluate`.
 
   Attributes:
     num_clips: Number of held-out clips.
@@ -150,6 +151,11 @@ def check_config(config: Config) -> None:
     UserError: A key is unknown or missing, or a value is not allowed.
   """
   check_block(config, describe(config), "")
+
+
+def read_evaluation(config: Config) -> Evaluation:
+  """Returns the settings of the final sampling and scoring."""
+  return build(Evaluation, config.evaluate, "evaluate")
 
 
 def describe(config: Config) -> Block:

@@ -152,9 +152,8 @@ def _digest_clips(
   each video, the size of its file, and some windows from the first to the last.
   """
   sha = hashlib.sha256()
-  stamp = getattr(
-    source, "stamp", source.num_frames
-  )  # Sources without files have none.
+  # Sources without files have no stamp.
+  stamp = getattr(source, "stamp", source.num_frames)
   for i in range(len(source)):
     sha.update(f"{source.num_frames(i)} {stamp(i)} ".encode())
   step = -(-len(windows) // NUM_READ)

@@ -18,8 +18,7 @@ import sys
 
 from absl import logging
 
-from lamd_jax.files.reading import reason
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, reason
 
 FILE = ".lock"
 

@@ -11,7 +11,7 @@ import os
 import pathlib
 from typing import Any
 
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, reason
 
 MAX_JSON_BYTES = 2**26
 MAX_JSON_DEPTH = 100  # Functions that walk through it call themselves at each level.
@@ -23,7 +23,7 @@ def explain_damage(path: str | os.PathLike[str], advice: str) -> Iterator[None]:
 
   Args:
     path: The file.
-    advice: What to do, for the end of the message.
+    advice: Advice to the user, for the end of the message.
   """
   try:
     yield
@@ -31,16 +31,6 @@ def explain_damage(path: str | os.PathLike[str], advice: str) -> Iterator[None]:
     raise
   except Exception as e:
     raise UserError(f"{os.fspath(path)} is damaged ({reason(e)}); {advice}") from e
-
-
-def reason(error: BaseException) -> str:
-  """Returns an error in a few words, without the path that messages name anyway."""
-  if isinstance(error, OSError) and error.strerror:
-    return error.strerror
-  text = str(error).strip()
-  # The text of a KeyError is a bare key, that of a MemoryError nothing.
-  is_plain = text and not isinstance(error, KeyError)
-  return text if is_plain else f"{type(error).__name__} {text}".strip()
 
 
 def parse_json(text: str) -> Any:
@@ -58,6 +48,18 @@ def parse_json(text: str) -> Any:
   raise ValueError("it nests too deep")
 
 
+def load_json(path: pathlib.Path) -> Any:
+  """Reads JSON of any kind from a file.
+
+  Raises:
+    OSError: The file cannot be read.
+    ValueError: It is no JSON, or too large.
+  """
+  if path.stat().st_size > MAX_JSON_BYTES:
+    raise ValueError(f"it is larger than {MAX_JSON_BYTES} bytes")
+  return parse_json(path.read_text(encoding="utf-8-sig"))
+
+
 def read_json(
   path: pathlib.Path, advice: str = "restore it, or move it away"
 ) -> dict[str, Any]:
@@ -65,15 +67,13 @@ def read_json(
 
   Args:
     path: The file.
-    advice: What to do about a damaged one, for the end of the message.
+    advice: Advice about a damaged one, for the end of the message.
 
   Raises:
     UserError: The file holds no JSON object, or cannot be read.
   """
   with explain_damage(path, advice):
-    if path.stat().st_size > MAX_JSON_BYTES:
-      raise ValueError(f"it is larger than {MAX_JSON_BYTES} bytes")
-    found = parse_json(path.read_text(encoding="utf-8"))
+    found = load_json(path)
     if not isinstance(found, dict):
       raise ValueError("it holds no JSON object")
     return found

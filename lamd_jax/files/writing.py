@@ -10,8 +10,7 @@ from typing import Any
 
 import jax
 
-from lamd_jax.files.reading import reason
-from lamd_jax.types import UserError, causes
+from lamd_jax.types import UserError, causes, reason
 
 FULL = {errno.ENOSPC, errno.EDQUOT}
 # Libraries in C++ report the same in words.
@@ -59,7 +58,7 @@ def write_text(path: pathlib.Path, text: str) -> None:
   """
   if jax.process_index() != 0:
     return
-  part = path.with_name(f".{path.name}.part")
+  part = path.with_name(f".{path.name}.{os.getpid()}.part")
   try:
     with explain_full_disk(path.parent):
       path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import safetensors.numpy
 
-from lamd_jax.files.reading import explain_damage, reason
-from lamd_jax.types import UserError
+from lamd_jax.files.reading import explain_damage
+from lamd_jax.types import UserError, reason
 
 Path = str | os.PathLike[str]
 ONLY = "only NumPy arrays of numbers are read"
@@ -121,7 +121,7 @@ def _arrays(content: Any, known: dict[int, Any]) -> Any:
   """Returns nested dicts with arrays in place of what was unpickled for them.
 
   Args:
-    content: What was unpickled.
+    content: The unpickled object.
     known: Dicts that were met before, which a pickle may hold many times, by their id.
   """
   if isinstance(content, _Array):

@@ -12,6 +12,7 @@ import numpy as np
 from lamd_jax.data import pipeline, sources
 from lamd_jax.experiment import trained
 from lamd_jax.experiment import workdir as workdir_lib
+from lamd_jax.experiment.blocks import Evaluation, read_evaluation
 from lamd_jax.experiment.run import Run
 from lamd_jax.files import reading, writing
 from lamd_jax.metrics import card as card_lib
@@ -20,12 +21,12 @@ from lamd_jax.metrics import measures as measures_lib
 from lamd_jax.systems.table import bare_stage
 from lamd_jax.training import checkpoint
 from lamd_jax.training import memory as memory_lib
-from lamd_jax.types import Config, UserError
+from lamd_jax.types import UserError
 
 
 def check(run: Run) -> None:
   """Raises a `UserError` if a measure is unknown or lacks its weights."""
-  _make_measures(run.config.evaluate)
+  _make_measures(read_evaluation(run.config))
 
 
 def evaluate(run: Run, startup_seconds: float) -> dict[str, float]:
@@ -102,12 +103,13 @@ def _write_cards(
     The values, as in `sample_fvd`.
   """
   config, real_set = run.config, clip_set.of_array("real", real)
+  settings = read_evaluation(config)
   others = _others(run, len(real) * max(sampled.shape[1], 1))
   generator, autoencoder = map(run.with_output, ("sample", "reconstruction"))
   judged = {}  # Sets of videos, with the videos of one clip in a row: n s f h w 3.
   if generator is not None and sampled.shape[1]:
     judged["sample"] = generator, sampled
-  if judged and config.evaluate.get("substitute_given", False):
+  if judged and settings.substitute_given:
     videos = sampled.copy()
     videos[:, :, :given_frames] = real[:, None, :given_frames]
     judged["sample-given"] = generator, videos
@@ -123,7 +125,7 @@ def _write_cards(
     for what, clips in sets.items()
     for name, note in zip(clips.names, _each(notes, judged[what][1]), strict=False)
   }
-  measures = _make_measures(config.evaluate, by_name)
+  measures = _make_measures(settings, by_name)
   values: dict[str, float] = {}
   seen: score.Seen = {}
   for what, (name, videos) in judged.items():
@@ -152,7 +154,7 @@ def _write_cards(
       measures, real_set, sets[what], others=others, seen=seen, **kwargs
     )
     of_sets = [measure for measure in measures if measure.kind == "sets"]
-    for group in config.evaluate.get("group_by", ()) if what == "sample" else ():
+    for group in settings.group_by if what == "sample" else ():
       folders = _folders(notes, group)
       pair = (
         clip_set.of_array("real", real, folders),
@@ -200,14 +202,14 @@ def _folders(notes: Sequence[Mapping[str, Any]], group: str) -> list[str]:
   return [str(note[group]) for note in notes]
 
 
-def _make_measures(values: Config, captions=None) -> list[measures_lib.Measure]:
+def _make_measures(settings: Evaluation, captions=None) -> list[measures_lib.Measure]:
   options = measures_lib.Options(
-    folder=pathlib.Path(values.weights), captions=captions or {}
+    folder=pathlib.Path(settings.weights), captions=captions or {}
   )
   try:
-    return measures_lib.make_measures(values.metrics, options)
+    return measures_lib.make_measures(settings.metrics, options)
   except UserError as e:
     raise UserError(
-      f"config.evaluate.metrics={tuple(values.metrics)}: {e};"
+      f"config.evaluate.metrics={settings.metrics}: {e};"
       ' --config.evaluate.metrics="()" does without'
     ) from e

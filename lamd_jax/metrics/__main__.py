@@ -19,9 +19,9 @@ import typing
 from absl import logging
 import numpy as np
 
-from lamd_jax.files import writing
+from lamd_jax.files import reading, writing
 from lamd_jax.metrics import card, clip_set, measures, resize, score
-from lamd_jax.types import UserError, printable
+from lamd_jax.types import UserError, printable, reason
 
 _EPILOG = """measures, one or several separated by commas:
   fvd, kvd         on features of I3D, whose weights come with the extra `metrics`
@@ -46,7 +46,6 @@ _BOUNDS: Mapping[str, tuple[int, int]] = {
   "batch_size": (1, 4096),
   "num_draws": (0, 100_000),
 }
-_MAX_JSON = 2**26  # Bytes.
 
 
 class _Parser(argparse.ArgumentParser):
@@ -231,17 +230,12 @@ def _is_text(x: typing.Any) -> bool:
 
 
 def _read_json(path: pathlib.Path) -> typing.Any:
-  reason = ""
   try:
     if not os.path.isfile(path):
-      reason = "there is no such file"
-    elif path.stat().st_size > _MAX_JSON:
-      reason = "it is too large"
-    else:
-      return json.loads(path.read_text(encoding="utf-8-sig"))
-  except (OSError, ValueError, RecursionError) as e:
-    reason = str(e)
-  raise UserError(f"{path} cannot be read as JSON ({reason})")
+      raise ValueError("there is no such file")
+    return reading.load_json(path)
+  except (OSError, ValueError) as e:
+    raise UserError(f"{path} cannot be read as JSON ({reason(e)})") from e
 
 
 def _compare(args: argparse.Namespace) -> None:
@@ -319,7 +313,7 @@ def main(argv: list[str] | None = None) -> int:
     print(e, file=sys.stderr)
     return 2
   except OSError as e:  # Of names that are too long, closed folders, and the like.
-    print(printable(f"{e.filename or 'a file'}: {e.strerror or e}"), file=sys.stderr)
+    print(printable(f"{e.filename or 'a file'}: {reason(e)}"), file=sys.stderr)
     return 2
   except MemoryError:
     print("there is not enough memory; lower --batch_size", file=sys.stderr)

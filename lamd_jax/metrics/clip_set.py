@@ -17,7 +17,7 @@ from jaxtyping import UInt8
 import numpy as np
 
 from lamd_jax.data import listing, media, order
-from lamd_jax.types import UserError, printable
+from lamd_jax.types import UserError, printable, reason
 
 ARRAY_ENDINGS = (".npy", ".npz")
 SEED = 0  # Of the order in which clips are taken where not all are.
@@ -314,8 +314,8 @@ def _open_array(path: pathlib.Path, name: str = "") -> np.ndarray:
   except UserError:
     raise
   except Exception as e:  # Damage shows as any error at all.
-    reason = str(e)[:200] or type(e).__name__
-    raise UserError(f"{path} cannot be read as a NumPy array ({reason})") from e
+    why = reason(e)[:200]
+    raise UserError(f"{path} cannot be read as a NumPy array ({why})") from e
   expected = "uint8, or floats from 0 to 1"
   if array.ndim < 4 or array.shape[-1] != 3 or array.dtype.kind not in "uf":
     raise UserError(

@@ -64,7 +64,7 @@ def score(
     num_real: Real clips to take, if not as many.
     batch_size: Clips per batch of a detector.
     cache: Folder that keeps the features of real clips.
-    num_draws: Bootstrap draws; see `card.make_card`.
+    num_draws: Draws for intervals; see `card.make_card`.
     protocol: Further entries of the protocol; see `card.FIELDS`.
     seen: Rows of earlier calls, to be reused; new ones are added.
 

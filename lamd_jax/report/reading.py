@@ -18,7 +18,7 @@ from PIL import Image
 from lamd_jax.files import reading
 from lamd_jax.report import words
 from lamd_jax.training import logging
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, reason
 
 MAX_SHEET_BYTES = 4_000_000
 # Files and folders worth a link from the report.
@@ -104,7 +104,7 @@ def read_json(path: pathlib.Path, missing: list[str]) -> dict[str, Any]:
   try:
     return reading.read_json(path)
   except UserError as error:
-    why = reading.reason(error.__cause__ or error)
+    why = reason(error.__cause__ or error)
     missing.append(f"{path.name} could not be read: {why}.")
   return {}
 
@@ -154,7 +154,7 @@ def read_clips(path: pathlib.Path, missing: list[str]) -> Clips | None:
   except FileNotFoundError:
     missing.append("samples/clips.npz is not there yet: no video to show.")
   except Exception as error:  # Damage shows as any error at all.
-    missing.append(f"samples/clips.npz could not be read: {reading.reason(error)}.")
+    missing.append(f"samples/clips.npz could not be read: {reason(error)}.")
   else:
     return Clips(real, reconstructed, sampled, fps, captions, given_frames)
   return None

@@ -54,7 +54,7 @@ class Drawing:
 
 @dataclasses.dataclass(frozen=True)
 class ConditionSettings:
-  """What a model is told of each video, `config.condition`.
+  """Conditioning of the model, `config.condition`: classes, captions or nothing.
 
   Keys of other kinds than the chosen one are without effect; 0 and "" are none.
 

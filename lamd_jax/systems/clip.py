@@ -2,10 +2,9 @@
 
 from typing import NamedTuple
 
-from lamd_jax.schema import Block, Field, Frames, Side
+from lamd_jax.schema import Block, Field, Frames, Side, check_clip
 from lamd_jax.types import Config, UserError
 
-MAX_BYTES = 2**34
 # Keys of `config.data` that describe a clip; `config.<stage>.clip` may replace them.
 BLOCK = Block(
   "the clips of a stage",
@@ -54,10 +53,5 @@ def clip_of(config: Config, stage: str) -> Clip:
     if key not in data:
       raise UserError(f"data.{key} is missing; a model has clips of one size")
   clip = Clip(data.num_frames, data.get("frame_stride", 1), data.resolution)
-  size = clip.num_frames * clip.resolution**2 * 3
-  if size > MAX_BYTES:
-    raise UserError(
-      f"data.num_frames={clip.num_frames} and data.resolution={clip.resolution}: a clip"
-      f" of {size / 1e9:,.0f} GB; expected {MAX_BYTES / 1e9:.0f} GB at most"
-    )
+  check_clip(clip.num_frames, clip.resolution)
   return clip

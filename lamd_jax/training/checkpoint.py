@@ -18,11 +18,11 @@ from absl import logging
 import jax
 import orbax.checkpoint as ocp
 
-from lamd_jax.files.reading import parse_json, reason
+from lamd_jax.files.reading import parse_json
 from lamd_jax.files.writing import explain_full_disk, is_full_disk
 from lamd_jax.training import damage, processes, retention
 from lamd_jax.training.state import TrainState
-from lamd_jax.types import Params, UserError
+from lamd_jax.types import Params, UserError, reason
 
 Folder = str | os.PathLike[str]
 STATE, META, SCALARS = "state", "meta", "metrics"  # The last name is orbax's.

@@ -1,4 +1,4 @@
-"""What an adversary costs LaMD's autoencoder, and what its start does to the loss.
+"""Cost of an adversary to LaMD's autoencoder, and the effect of its start on the loss.
 
     JAX_PLATFORMS=cpu python tests/benchmarks/adversarial_start.py
 

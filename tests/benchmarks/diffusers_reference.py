@@ -50,7 +50,7 @@ def predict_x(x_t, alpha, sigma):
 
 
 def network(x_t, snr, prediction_type):
-  """What a network that predicts best gives, as torch wants it."""
+  """Returns the output of the optimal network as a torch tensor."""
   alpha, sigma = np.sqrt(snr / (1 + snr)), np.sqrt(1 / (1 + snr))
   x_t = x_t.double().numpy()
   x = predict_x(x_t, alpha, sigma)

@@ -69,7 +69,7 @@ class Job:
     self.started = time.monotonic()
 
   def text(self):
-    """What this start has said so far."""
+    """Returns the log of this start so far."""
     with self.log.open() as log:
       log.seek(self.begin)
       return log.read()
@@ -105,7 +105,7 @@ def writing(workdir):
 
 
 def doing(job, workdir, leftovers, stages):
-  """What a job is at, from what it has said and what is new in its folder."""
+  """Returns the phase of a job, from its log and new files in its folder."""
   new = [v for k, v in writing(workdir).items() if k not in leftovers]
   if new:
     return f"saving {max(new)}"
@@ -227,7 +227,7 @@ def are_equal(whole, workdir):
 
 
 def go_on(line, job):
-  """What the log says of where a stage went on, in short."""
+  """Returns where a stage resumed, from the log."""
   said = [x.strip() for x in job.text().splitlines() if line in x]
   return "; ".join(said) or "from the start, or with what was done"
 

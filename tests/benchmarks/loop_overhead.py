@@ -1,4 +1,4 @@
-"""What logging, checkpoints and data add to the time of a step.
+"""Overhead of logging, checkpoints and data per training step.
 
     JAX_PLATFORMS=cpu python tests/benchmarks/loop_overhead.py
 

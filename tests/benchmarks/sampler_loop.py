@@ -1,4 +1,4 @@
-"""What a step of the sampling loop costs beside the network.
+"""Cost of a step of the sampling loop without the network.
 
     JAX_PLATFORMS=cpu python tests/benchmarks/sampler_loop.py
 

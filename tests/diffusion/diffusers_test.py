@@ -42,7 +42,7 @@ def run(name, form, grid):
 
 
 def rounding(name, form, grid):
-  """What float32 must lose in the first step, with r = sigma / alpha at its start.
+  """Returns the float32 error of the first step, with r = sigma / alpha at its start.
 
   The cosine betas begin at r = 20000. There x = (x_t - sigma eps) / alpha turns the
   rounding of eps into r times as much, which reaches the end of the step times

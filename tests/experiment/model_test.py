@@ -208,7 +208,7 @@ class VDMTest(ModelTestCase):
 class SavedTest(ModelTestCase):
   @functools.cached_property
   def saved(self):
-    """What `save` wrote of the tiny LaMD."""
+    """Saves the tiny LaMD; returns the folder."""
     lamd().save(self.folder / "saved")
     return self.folder / "saved"
 

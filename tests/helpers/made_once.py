@@ -19,7 +19,7 @@ def made_once(name: str, make: Callable[[pathlib.Path], None]) -> pathlib.Path:
   """Returns a folder of this run of tests, and makes it if no process has.
 
   Args:
-    name: What tells the folder from others.
+    name: Name of the folder.
     make: Fills a folder that does not exist yet. Whoever asks meanwhile waits; if it
       fails, the next one tries again.
   """

@@ -1,4 +1,4 @@
-"""What one uninterrupted job of each tiny system leaves, made once a run of tests."""
+"""Work folders of one uninterrupted job per tiny system, made once per test run."""
 
 import contextlib
 import json

@@ -339,7 +339,7 @@ def animate(folder, picture):
 
 class AnimateTest(JobsTestCase):
   def animated(self, image):
-    """What a picture becomes on its way to the network: b f h w 3."""
+    """Returns a picture as the network gets it: b f h w 3."""
     shutil.copytree(WHOLE, self.folder, dirs_exist_ok=True)
     path = self.folder / "picture.png"
     image.save(path, exif=image.getexif())

@@ -43,7 +43,7 @@ def videos(num, seed, num_frames=5, size=6):
 
 
 def taken(count, *numbers):
-  """What is taken of an array of so many clips: the first, or those from a to b."""
+  """Returns the numbers of the clips that a subset takes: the first, or a to b."""
   first, last = (0, *numbers)[-2:]
   marks = np.arange(count).reshape(-1, 1, 1, 1, 1).repeat(3, -1).astype(np.uint8)
   chosen = [int(x.max()) for x in clip_set.of_array("", marks).subset(first, last)]

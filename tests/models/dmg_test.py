@@ -66,7 +66,7 @@ def changed(z=Z, timestep=STEP, content=CONTENT):
 
 
 def seen_by_the_unet(module, *args):
-  """What a DMG gives to its U-Net: the image, the tokens and their mask."""
+  """Returns the inputs of a DMG's U-Net: the image, the tokens and their mask."""
   seen = []
 
   def keep(next_fn, args, kwargs, context):

@@ -153,7 +153,7 @@ class AttentionTest(parameterized.TestCase):
 
 
 class ForeignTransformerTest(parameterized.TestCase):
-  """What the transformers of Stable Diffusion and its descendants do differently."""
+  """Options that the transformers of Stable Diffusion and its descendants need."""
 
   def test_without_biases_and_with_other_norms_it_is_the_formula(self):
     module = attention.SpatialTransformer(

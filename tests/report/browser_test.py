@@ -79,7 +79,7 @@ class BrowserTest(absltest.TestCase):
     media.contact_sheet(clips.repeat(2, axis=0), self.workdir / "base" / "grid_8.png")
 
   def see(self, width: int) -> dict:
-    """What a browser of a given width sees, with everything opened."""
+    """Measures the page in a browser of a given width, with everything opened."""
     text = page.write_report(self.workdir).read_text()
     text = text.replace("<details>", "<details open>").replace("</body>", PROBE)
     # A window is at least 500 pixels wide, a frame is not.

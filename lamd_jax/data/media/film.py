@@ -14,7 +14,7 @@ from av.video.stream import VideoStream
 
 from lamd_jax.data.media import formats
 from lamd_jax.data.regular_files import open_regular
-from lamd_jax.types import UserError, printable
+from lamd_jax.types import UserError, printable, reason
 
 # Those in FFmpeg that know transparency; its own decoders of these do not.
 _TRANSPARENT = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -108,8 +108,7 @@ def open_film(path: pathlib.Path) -> Iterator[Film]:
   except (FFmpegError, OSError, ValueError, MemoryError) as error:
     if isinstance(error, UserError):
       raise
-    reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    raise VideoError(f"{name}: {reason}") from error
+    raise VideoError(f"{name}: {reason(error)}") from error
 
 
 def _is_film(stream: VideoStream) -> bool:

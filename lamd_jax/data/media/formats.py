@@ -41,22 +41,10 @@ _CONTAINERS = {
   "wtv": ("wtv",),
 }
 # Endings of these formats that are sound, pictures, subtitles or playlists.
-_OTHERS = set(
-  [
-    "avif",
-    "heic",
-    "heif",
-    "mpo",
-    "m4a",
-    "m4b",
-    "mka",
-    "mks",
-    "wma",
-    "ra",
-    "ism",
-    "isma",
-  ]
-)
+_OTHERS = {
+  *("avif", "heic", "heif", "mpo"),
+  *("m4a", "m4b", "mka", "mks", "wma", "ra", "ism", "isma"),
+}
 
 DEMUXERS = tuple(_CONTAINERS)
 """FFmpeg's names of the video formats that are read."""

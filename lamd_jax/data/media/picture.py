@@ -11,7 +11,7 @@ from PIL import Image, ImageOps
 
 from lamd_jax.data.media import display, formats
 from lamd_jax.data.regular_files import open_regular
-from lamd_jax.types import UserError
+from lamd_jax.types import UserError, reason
 
 # The limit on pixels here is lower than the one that Pillow warns of.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -41,8 +41,7 @@ def read_image(path: str | os.PathLike[str] | io.BytesIO) -> UInt8[np.ndarray, "
   except (FileNotFoundError, IsADirectoryError) as error:
     raise UserError(f"no such picture: {name}") from error
   except OSError as error:
-    reason = error.strerror or str(error)
-    raise UserError(f"{name} cannot be read ({reason})") from error
+    raise UserError(f"{name} cannot be read ({reason(error)})") from error
 
 
 def _read(file, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -66,8 +65,7 @@ def _read(file, name: str) -> UInt8[np.ndarray, "h w 3"]:
       f"{', '.join(formats.PICTURES)}"
     ) from error
   except Exception as error:  # Damage shows as any error.
-    reason = str(error) or type(error).__name__
-    raise UserError(f"{name} cannot be read as a picture ({reason})") from error
+    raise UserError(f"{name} cannot be read as a picture ({reason(error)})") from error
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:

@@ -18,7 +18,7 @@ import numpy as np
 from lamd_jax.data.media import display, formats
 from lamd_jax.data.media.film import Film, VideoError, open_film
 from lamd_jax.data.preprocessing import Square
-from lamd_jax.types import printable
+from lamd_jax.types import printable, reason
 
 Path = str | os.PathLike[str]
 
@@ -156,8 +156,7 @@ def _timeline(path: pathlib.Path) -> _Timeline:
   try:
     stat = path.stat()
   except (OSError, ValueError) as error:
-    reason = getattr(error, "strerror", None) or str(error)
-    raise VideoError(f"{printable(path.name)}: {reason}") from error
+    raise VideoError(f"{printable(path.name)}: {reason(error)}") from error
   return _read_timeline(path, stat.st_mtime_ns, stat.st_size)
 
 

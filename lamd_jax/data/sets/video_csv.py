@@ -1,10 +1,10 @@
 """A folder of videos with a csv that describes them, such as Kinetics.
 
 The csv has a header; columns that no key names are ignored. A row names a video file or
-a folder of frames. Kinetics itself is
-published as such files, with labels and times in web videos, and whoever downloads it
-cuts the videos: add a column with the paths of yours. Many videos have disappeared by
-then, so rows without a video are counted, not refused.
+a folder of frames. Kinetics itself is published as such files, with labels and times in
+web videos, and whoever downloads it cuts the videos: add a column with the paths of
+yours. Many videos have disappeared by then, so rows without a video are counted, not
+refused.
 
 Clips are shuffled in a fixed order, because such files are often sorted by class and
 evaluation takes the first clips.

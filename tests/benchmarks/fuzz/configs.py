@@ -175,7 +175,7 @@ def make_config(rng: np.random.Generator, folder: pathlib.Path):
 
 
 def call_config(case) -> None:
-  """What main does before it trains."""
+  """Checks a configuration as main does before it trains."""
   config, folder, is_traced = case
   run = make_run(config, folder)
   check.check(run)

@@ -28,7 +28,7 @@ def encoded(num_frames, first=0, image_format="PNG"):
 
 
 class _Builder(tfds.core.GeneratorBasedBuilder):
-  """What the builders below share: splits of videos of the given lengths."""
+  """A builder with splits of videos of given lengths, the base of those below."""
 
   VERSION = tfds.core.Version("1.0.0")
   pkg_dir_path = pathlib.Path(tempfile.gettempdir())  # Where no metadata lie.

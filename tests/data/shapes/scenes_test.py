@@ -39,7 +39,7 @@ def observed_motion(mask):
 
 
 def covered(shape, frames, resolution):
-  """What a shape covers, of whole frames."""
+  """Returns the coverage of a shape over whole frames."""
   whole = np.zeros((len(frames), resolution, resolution))
   coverage, rows, columns = shape.coverage(frames, resolution)
   whole[:, rows, columns] = coverage

@@ -335,7 +335,7 @@ class WindowTest(parameterized.TestCase):
 
     @jax.jit
     def made(known):
-      """What is decoded, before known frames are put back."""
+      """Decodes a sample, before known frames are put back."""
       content = self.stage._content(video[:, 0])
       denoise_fn = self.stage._denoise_fn(self.params, {}, content)
       denoise_fn = self.stage._meeting(denoise_fn, content, video, known)
